@@ -1,0 +1,282 @@
+"""The controller: decides which tests run on ranks, and stands in for them in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_deepspeed import report as reports
+from pytest_deepspeed.markers import config_of, world_of
+from pytest_deepspeed.options import SETTINGS, Settings
+from pytest_deepspeed.values.errors import AgentError
+from pytest_deepspeed.values.outcome import WorldResult
+from pytest_deepspeed.values.verdict import Verdict, judge
+from pytest_deepspeed.values.world import World
+
+#: Frozen at import, as pytest-xdist does: what tests add later is not for the agent.
+_SYS_PATH = list(sys.path)
+
+_MERGED = pytest.StashKey[dict[str, reports.PhaseReport]]()
+_LEAKS = pytest.StashKey[list[str]]()
+
+
+class RanksFailed(Exception):
+    """A world ended badly; the text is the first failure and what became of each rank."""
+
+
+class RankLeakWarning(pytest.PytestWarning):
+    """A test left a process or a shared-memory segment behind. It has been removed."""
+
+
+class Controller:
+    """Owns the agent, and runs items and functions on it.
+
+    Args:
+        config: the session's config.
+        settings: its settled options.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._client: Any = None
+
+    # Collection
+
+    @classmethod
+    def take_over(cls, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Lets the ranked tests among ``items`` run on ranks, and starts the agent for them."""
+        controller = config.stash[CONTROLLER] = cls(config, config.stash[SETTINGS])
+        config.pluginmanager.register(controller, "pytest_deepspeed_controller")
+        config.add_cleanup(controller.close)
+        ops: set[str] = set()
+        for item in items:
+            world = world_of(item)
+            if world is not None:
+                controller._replace(item, world)
+                ops.update(controller._ops_of(item))
+        controller._start(sorted(ops))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """The ranks' outcome in place of what stood for it; outermost, so the last word."""
+        report = yield
+        merged = item.stash.get(_MERGED, {}).get(report.when or "")
+        # A leak's warning that was turned into an error is the controller's own failure.
+        if merged is not None and not (merged.outcome == "passed" and report.failed):
+            merged.apply(report)
+        return report
+
+    def _replace(self, item: pytest.Item, world: World) -> None:
+        # Instance attributes: everything around them (marks, reruns, timeouts, reports) stays
+        # pytest's own.
+        item.setup = functools.partial(self._setup, item, world)  # type: ignore[method-assign]
+        item.runtest = functools.partial(self._stand_for, item, "call")  # type: ignore[method-assign]
+        item.teardown = functools.partial(self._stand_for, item, "teardown")  # type: ignore[method-assign]
+
+    def _ops_of(self, item: pytest.Item) -> list[str]:
+        from pytest_deepspeed.processes import ops
+
+        return ops.needed(config_of(item), self._settings.device)
+
+    # The agent
+
+    def _start(self, ops: list[str]) -> None:
+        from pytest_deepspeed.processes.client import AgentClient, Listener
+
+        if self._client is not None and self._client.usable:
+            return
+        if self._client is not None:
+            self._client.stop()
+        self._client = AgentClient(
+            agent_start(self._config, self._settings),
+            _SYS_PATH,
+            Listener(progress=self._progress, output=self._output),
+        )
+        if ops:
+            self._client.prepare(ops)
+
+    def _progress(self, text: str) -> None:
+        terminal = self._config.pluginmanager.getplugin("terminalreporter")
+        if terminal is not None and not hasattr(self._config, "workerinput"):
+            terminal.ensure_newline()
+            terminal.write_line(text)
+
+    def _output(self, rank: int, stream: str, text: str) -> None:
+        print(f"[rank {rank}] {text}", file=sys.stderr if stream == "stderr" else sys.stdout)
+
+    def close(self) -> None:
+        """Ends the agent and all that it started."""
+        if self._client is not None:
+            self._client.stop()
+            self._client = None
+
+    # Running
+
+    def run(
+        self, item: pytest.Item, world: World, call: dict[str, Any] | None = None
+    ) -> tuple[WorldResult, Verdict]:
+        """Runs an item, or a function in its place, on fresh ranks.
+
+        Raises:
+            AgentError: with a text for the user.
+        """
+        self._start([])
+        result = self._client.run(item.nodeid, world, self._basetemp(item), call)
+        self._pass_on_warnings(result)
+        return result, judge(result)
+
+    def _basetemp(self, item: pytest.Item) -> Path:
+        name = re.sub(r"\W", "_", item.name)[:30]
+        factory = self._config._tmp_path_factory  # type: ignore[attr-defined]
+        path: Path = factory.mktemp(f"ranks_{name}", numbered=True)
+        return path
+
+    def _setup(self, item: pytest.Item, world: World) -> None:
+        """In place of the item's set-up: the ranks do all of it, and set-up, call and teardown."""
+        item.stash.setdefault(_MERGED, {}).clear()
+        try:
+            result, verdict = self.run(item, world)
+        except AgentError as error:
+            pytest.fail(str(error), pytrace=False)
+        item.stash[_MERGED].update(reports.merge(item, world, result, verdict))
+        item.stash[_LEAKS] = result.leaks
+        self._stand_for(item, "setup")
+
+    def _stand_for(self, item: pytest.Item, when: str) -> None:
+        """Raises what stands for the ranks in this phase, so that hooks see an exception."""
+        merged = item.stash.get(_MERGED, {}).get(when)
+        if when == "teardown":
+            for leak in item.stash.get(_LEAKS, []):
+                warnings.warn(RankLeakWarning(f"{item.nodeid}: {leak}"), stacklevel=1)
+        if merged is None or merged.outcome == "passed":
+            return
+        if merged.outcome == "failed":
+            raise RanksFailed(merged.reason)
+        if merged.wasxfail is not None:
+            raise pytest.xfail.Exception(merged.reason)
+        raise pytest.skip.Exception(merged.reason)
+
+    def _pass_on_warnings(self, result: WorldResult) -> None:
+        """Records the ranks' warnings as pytest's own, each once."""
+        seen = set()
+        for frame in result.warnings:
+            data = frame["warning"]
+            key = (
+                data["message_str"],
+                data["category_class_name"],
+                data["filename"],
+                data["lineno"],
+            )
+            if key in seen:
+                continue
+            seen.add(key)
+            from xdist.workermanage import unserialize_warning_message
+
+            self._config.hook.pytest_warning_recorded.call_historic(
+                kwargs={
+                    "warning_message": unserialize_warning_message(data),
+                    "when": frame["when"],
+                    "nodeid": frame["nodeid"],
+                    "location": frame["location"] and tuple(frame["location"]),
+                }
+            )
+
+    def call(
+        self,
+        item: pytest.Item,
+        function: Callable[..., Any],
+        world_size: int,
+        timeout: float | None,
+        init_process_group: bool,
+        kwargs: dict[str, Any],
+    ) -> list[Any]:
+        """What `DsRun` does; see there."""
+        __tracebackhide__ = True
+        from pytest_deepspeed.processes import call, channel, devices
+
+        devices.check_world_size(world_size, "ds_run")
+        world = self._settings.world(world_size, timeout, init_process_group)
+        try:
+            result, verdict = self.run(item, world, call.reference(function, kwargs))
+        except AgentError as error:
+            raise RanksFailed(str(error)) from None
+        for leak in result.leaks:
+            warnings.warn(RankLeakWarning(f"{function.__qualname__}: {leak}"), stacklevel=2)
+        if verdict.kind == "skip":
+            pytest.skip(verdict.reason)
+        if verdict.kind != "pass":
+            raise RanksFailed(self._describe(item, world, result, verdict))
+        return [channel.unpack(result.values[r]) for r in range(world_size)]
+
+    def _describe(
+        self, item: pytest.Item, world: World, result: WorldResult, verdict: Verdict
+    ) -> str:
+        merged = reports.merge(item, world, result, verdict)[verdict.when]
+        output = [f"{name}:\n{text}" for name, text in merged.sections]
+        return "\n".join([verdict.reason, str(merged.longrepr or ""), *output])
+
+
+CONTROLLER = pytest.StashKey[Controller]()
+
+
+def agent_start(config: pytest.Config, settings: Settings) -> dict[str, Any]:
+    """The ``start`` frame: what an agent needs to collect what this controller has collected."""
+    manager = config.pluginmanager
+    extra = ["-o", "log_cli=false", "--capture=no"]
+    # The agent imports this package before pytest can rewrite its assertions.
+    extra += ["-W", "ignore:Module already imported so cannot be rewritten"]
+    if manager.hasplugin("pytest_cov"):
+        extra.append("--no-cov")
+    return {
+        "args": [str(arg) for arg in config.invocation_params.args],
+        "extra_args": extra,
+        "device": settings.device,
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or 1),
+        "live": config.option.capture == "no",
+        "coverage": _coverage(config),
+        "loadgroup": bool(getattr(config.option, "loadgroup", False)),
+        "workerinput": _workerinput(config),
+    }
+
+
+def _workerinput(config: pytest.Config) -> dict[str, Any]:
+    """What plugins of a worker look at; the seed is pytest-randomly's."""
+    own = getattr(config, "workerinput", {})
+    seed = getattr(config.option, "randomly_seed", None)
+    return {
+        "workerid": own.get("workerid", "master"),
+        "workercount": own.get("workercount", 1),
+        "testrunuid": own.get("testrunuid", ""),
+        "mainargv": sys.argv,
+        **({"randomly_seed": seed} if isinstance(seed, int) else {}),
+    }
+
+
+def _coverage(config: pytest.Config) -> dict[str, Any] | None:
+    """How pytest-cov measures, for the ranks to do the same; ``None`` where it does not."""
+    plugin = config.pluginmanager.getplugin("_cov")
+    measuring = getattr(getattr(plugin, "cov_controller", None), "cov", None)
+    if measuring is None:
+        return None
+    with contextlib.suppress(AttributeError):
+        own = measuring.config
+        return {
+            "data_file": str(Path(own.data_file).absolute()),
+            "branch": own.branch,
+            "source": list(own.source) if own.source else None,
+            "source_pkgs": list(own.source_pkgs) if own.source_pkgs else None,
+            "config_file": own.config_file or False,
+        }
+    return None

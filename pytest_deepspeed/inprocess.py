@@ -1,0 +1,111 @@
+"""This pytest process as a rank: for a debugger, and under ``torchrun -m pytest_deepspeed``.
+
+No agent and no fork, so that ``--pdb`` and ``breakpoint()`` have the terminal. The price is that
+tests of one session share the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from pytest_deepspeed.markers import where_of, world_of
+from pytest_deepspeed.processes import preload, rendezvous
+from pytest_deepspeed.values import role
+from pytest_deepspeed.values.world import World, torchrun_environment
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has made this process a rank."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+
+
+class InProcess:
+    """Runs marked tests here, in a process group of what torchrun has started, or of this alone."""
+
+    @classmethod
+    def take_over(cls, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Lets this process run the ranked tests among ``items``.
+
+        Raises:
+            pytest.UsageError: one needs more ranks than there are, with the command that has them.
+        """
+        _check(items)
+        config.pluginmanager.register(cls(), "pytest_deepspeed_inprocess")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Makes this process a rank for the time of one item."""
+        world = world_of(item)
+        if world is None:
+            return (yield)
+        with _as_rank(world):
+            return (yield)
+
+
+def _check(items: list[pytest.Item]) -> None:
+    there = int(os.environ.get("WORLD_SIZE", "1")) if under_torchrun() else 1
+    for item in items:
+        world = world_of(item)
+        if world is not None and world.world_size != there:
+            hint = (
+                f"start it with torchrun --nproc_per_node={world.world_size}"
+                if under_torchrun()
+                else "a debugger has one terminal; add --ds-world-size=1"
+            )
+            raise pytest.UsageError(
+                f"{where_of(item)} needs {world.world_size} ranks and this process is one of"
+                f" {there}: {hint}"
+            )
+
+
+@contextlib.contextmanager
+def _as_rank(world: World) -> Iterator[None]:
+    before = dict(os.environ)
+    alone = not under_torchrun()
+    preload.prepare_environment(world.device)
+    with contextlib.ExitStack() as stack:
+        if alone:
+            server = stack.enter_context(rendezvous.listen())
+            port = server.getsockname()[1]
+            os.environ.update(torchrun_environment(0, 1, "127.0.0.1", port, "in-process"))
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
+        previous = role.current()
+        role.become("rank")
+        try:
+            preload.preload()
+            with _process_group(world, alone):
+                yield
+        finally:
+            role.become(previous)
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _process_group(world: World, alone: bool) -> Iterator[None]:
+    import torch
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
+
+    random.seed(world.seed)
+    torch.manual_seed(world.seed)
+    if not world.init_process_group:
+        yield
+        return
+    if world.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if alone:
+        dist.init_process_group(world.backend, store=HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(world.backend)
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,150 @@
+"""The markers: what they say, and what a test's markers ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import pytest
+
+from pytest_deepspeed.options import SETTINGS
+from pytest_deepspeed.processes import devices
+from pytest_deepspeed.values.errors import WorldSizeError
+from pytest_deepspeed.values.modes import mode_names
+from pytest_deepspeed.values.world import World
+
+MARKERS = (
+    "world_size(n, init_process_group=True): run the test on n ranks; a list: once for each size.",
+    "ds_config(config=None, **changes): DeepSpeed config; changes: stage=3, dtype='bf16', any key.",
+    "ds_timeout(seconds): seconds that fixtures, body and teardown may take on the ranks.",
+    "zero0: trains with ZeRO stage 0; zero1, zero2, zero3 likewise. Put on tests with ds_config.",
+    "zero1: trains with ZeRO stage 1.",
+    "zero2: trains with ZeRO stage 2.",
+    "zero3: trains with ZeRO stage 3.",
+    "offload_cpu: offloads optimizer states or parameters to the CPU. Put on tests with ds_config.",
+    "offload_nvme: offloads optimizer states or parameters to NVMe. Put on tests with ds_config.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldRequest:
+    """What a test's markers ask for: ``sizes`` is longer than 1 where a list was given."""
+
+    sizes: tuple[int, ...]
+    init_process_group: bool
+
+
+def register(config: pytest.Config) -> None:
+    """Makes the markers known, so that ``--strict-markers`` and ``--markers`` have them."""
+    for line in MARKERS:
+        config.addinivalue_line("markers", line)
+
+
+def world_request(mark: pytest.Mark, where: str, override: int | None = None) -> WorldRequest:
+    """What a ``world_size`` mark asks for.
+
+    Raises:
+        pytest.UsageError: it is wrong; says where it stands and what to write instead.
+    """
+    unknown = set(mark.kwargs) - {"n", "init_process_group"}
+    sizes = _sizes(mark)
+    if unknown or len(mark.args) > 1 or (sizes is None):
+        raise pytest.UsageError(
+            f"{where}: world_size takes a size or a list of sizes, and init_process_group;"
+            " write world_size(2)"
+        )
+    wanted = sizes if isinstance(sizes, (list, tuple)) and sizes else [sizes]
+    try:
+        checked = tuple(
+            devices.check_world_size(n, where) for n in ([override] if override else wanted)
+        )
+    except WorldSizeError as error:
+        raise pytest.UsageError(str(error)) from None
+    return WorldRequest(checked, bool(mark.kwargs.get("init_process_group", True)))
+
+
+def world_of(item: pytest.Item) -> World | None:
+    """The world that a test runs on, or ``None`` for a test of the controller."""
+    mark = item.get_closest_marker("world_size")
+    if mark is None or not isinstance(item, pytest.Function):
+        return None
+    settings = item.config.stash[SETTINGS]
+    request = world_request(mark, where_of(item), settings.world_size)
+    size = request.sizes[0]
+    if len(request.sizes) > 1:
+        size = int(item.callspec.params["world_size"])  # type: ignore[call-overload]
+    return settings.world(size, _timeout(item), request.init_process_group)
+
+
+def needs_ranks(item: pytest.Item) -> bool:
+    """Whether a test runs on ranks, or starts some with `ds_run`."""
+    return item.get_closest_marker("world_size") is not None or "ds_run" in getattr(
+        item, "fixturenames", ()
+    )
+
+
+def wants_this_process(config: pytest.Config) -> bool:
+    """Whether ranked tests run in this process: under torchrun, and for a debugger."""
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+    return torchrun or bool(config.option.usepdb or config.option.trace)
+
+
+def _timeout(item: pytest.Item) -> float | None:
+    mark = item.get_closest_marker("ds_timeout")
+    if mark is None:
+        return None
+    seconds = mark.args[0] if len(mark.args) == 1 and not mark.kwargs else None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds <= 0:
+        raise pytest.UsageError(
+            f"{where_of(item)}: ds_timeout takes seconds, more than 0; write ds_timeout(120)"
+        )
+    return float(seconds)
+
+
+def where_of(item: pytest.Item) -> str:
+    """``tests/test_a.py:12: test_b``, for messages."""
+    path, line, _ = item.location
+    return f"{path}:{(line or 0) + 1}: {item.name}"
+
+
+def parametrize_world_size(metafunc: pytest.Metafunc) -> None:
+    """One test for each size of a list. What is wrong in it is told when all are collected."""
+    mark = metafunc.definition.get_closest_marker("world_size")
+    sizes = _sizes(mark) if mark is not None else None
+    if not isinstance(sizes, (list, tuple)) or not sizes:
+        return
+    override = metafunc.config.stash[SETTINGS].world_size
+    wanted = [override] if override else sizes
+    if "world_size" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("world_size")
+    metafunc.parametrize(
+        "world_size", wanted, ids=[f"world_size_{n}" for n in wanted], indirect=True
+    )
+
+
+def _sizes(mark: pytest.Mark) -> Any:
+    return mark.args[0] if mark.args else mark.kwargs.get("n")
+
+
+def add_mode_markers(item: pytest.Item) -> None:
+    """Puts ``zero3``, ``offload_cpu`` and so on where the test's config says so."""
+    for name in mode_names(config_of(item)):
+        item.add_marker(name)
+
+
+def config_of(item: pytest.Item) -> dict[str, Any]:
+    """The config that a test's ``ds_config`` mark describes; empty where it has none.
+
+    Raises:
+        pytest.UsageError: the mark is wrong.
+    """
+    mark = item.get_closest_marker("ds_config")
+    if mark is None:
+        return {}
+    from pytest_deepspeed.training.config import ConfigError, from_mark
+
+    try:
+        return from_mark(mark.args, mark.kwargs, base=item.path.parent)
+    except ConfigError as error:
+        raise pytest.UsageError(f"{where_of(item)}: {error}") from None

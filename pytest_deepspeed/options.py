@@ -1,0 +1,250 @@
+"""Options, with their ini and environment twins, settled once into `Settings`.
+
+One stem, three spellings: ``--ds-timeout``, ``ds_timeout`` in the ini file, ``PYTEST_DS_TIMEOUT``.
+A marker on the test wins over the command line, then the environment, the ini file, the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_deepspeed.processes import devices
+from pytest_deepspeed.values.errors import WorldSizeError
+from pytest_deepspeed.values.world import BODY_BUDGET, World
+
+#: What `--ds-require` can ask for.
+REQUIREMENTS = ("exact", "cuda")
+
+
+def _positive_seconds(text: str, where: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise pytest.UsageError(
+            f"{where}: seconds, more than 0, got {text!r}: {_example(where)}=60"
+        )
+    return seconds
+
+
+def _integer(text: str, where: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise pytest.UsageError(
+            f"{where}: a whole number, got {text!r}: {_example(where)}=0"
+        ) from None
+
+
+def _world_size(text: str, where: str) -> int:
+    try:
+        value: object = int(text)
+    except ValueError:
+        value = text
+    try:
+        return devices.check_world_size(value, where)
+    except WorldSizeError as error:
+        message = str(error).replace("world_size(2)", "--ds-world-size=2")
+        raise pytest.UsageError(message) from None
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str, str], str]:
+    def check(text: str, where: str) -> str:
+        if text not in choices:
+            raise pytest.UsageError(
+                f"{where}: unknown value {text!r}: use one of {', '.join(choices)}"
+            )
+        return text
+
+    return check
+
+
+def _requirements(text: str, where: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    for name in sorted(names):
+        _one_of(REQUIREMENTS)(name, where)
+    return names
+
+
+def _data(text: str, where: str) -> str:
+    from reference_training import datasource
+
+    try:
+        datasource.check(text)
+    except datasource.DataError as error:
+        raise pytest.UsageError(f"{where}: {error}") from None
+    return text
+
+
+def _example(where: str) -> str:
+    return where.split(" ", maxsplit=1)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Option:
+    stem: str
+    parse: Callable[[str, str], Any]
+    default: Any
+    metavar: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--ds-" + self.stem.replace("_", "-")
+
+    @property
+    def ini(self) -> str:
+        return f"ds_{self.stem}"
+
+    @property
+    def environment(self) -> str:
+        return f"PYTEST_DS_{self.stem.upper()}"
+
+
+OPTIONS = (
+    _Option(
+        "world_size",
+        _world_size,
+        None,
+        "N",
+        "ranks of every marked test, in place of the size in its marker",
+    ),
+    _Option(
+        "device",
+        _one_of(devices.DEVICES),
+        "auto",
+        "auto|cpu|cuda",
+        "what ranks compute on; auto: CUDA where this process has a GPU",
+    ),
+    _Option(
+        "backend",
+        _one_of(devices.BACKENDS),
+        "auto",
+        "auto|gloo|nccl",
+        "backend of the process groups; auto: nccl on CUDA, gloo on CPU",
+    ),
+    _Option(
+        "timeout",
+        _positive_seconds,
+        BODY_BUDGET,
+        "S",
+        "seconds that fixtures, body and teardown of one test may take on its ranks"
+        f" (default {BODY_BUDGET:g}; op builds do not count)",
+    ),
+    _Option(
+        "data",
+        _data,
+        "synthetic",
+        "DIR|digits|synthetic",
+        "training images: a directory with cifar-10-batches-py, scikit-learn's handwritten digits,"
+        " or a synthetic set (default)",
+    ),
+    _Option("seed", _integer, 0, "N", "seed of random, NumPy and torch on each rank (default 0)"),
+    _Option(
+        "require",
+        _requirements,
+        frozenset(),
+        "LIST",
+        "what must run, comma-separated: exact (a config that cannot run as written fails instead"
+        " of being adapted), cuda (a machine without a GPU is an error)",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options of this session, settled.
+
+    Attributes:
+        world_size: ranks of every marked test, or ``None`` for what each marker says.
+        device: ``"cpu"`` or ``"cuda"``.
+        backend: ``"gloo"`` or ``"nccl"``.
+        timeout: body budget in seconds.
+        data: what `reference_training.data.load` takes.
+        seed: seed of each rank.
+        require: what must run, of `REQUIREMENTS`.
+        given: flags whose value is not the default, with the place it came from.
+    """
+
+    world_size: int | None
+    device: str
+    backend: str
+    timeout: float
+    data: str
+    seed: int
+    require: frozenset[str]
+    given: dict[str, str]
+
+    def world(self, world_size: int, timeout: float | None, init_process_group: bool) -> World:
+        """A world under these settings.
+
+        Args:
+            timeout: the body budget that a marker asks for, in seconds, or ``None``.
+        """
+        return World(
+            world_size=world_size,
+            init_process_group=init_process_group,
+            backend=self.backend,
+            device=self.device,
+            body_budget=timeout or self.timeout,
+            seed=self.seed,
+        )
+
+
+SETTINGS = pytest.StashKey[Settings]()
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Adds each option with its ini twin; the default is ``None`` so that a twin is seen."""
+    group = parser.getgroup("deepspeed", "ranks and DeepSpeed (pytest-deepspeed)")
+    for option in OPTIONS:
+        group.addoption(
+            option.flag,
+            dest=f"ds_{option.stem}",
+            default=None,
+            metavar=option.metavar,
+            help=f"{option.help}. Environment: {option.environment}",
+        )
+        parser.addini(option.ini, help=option.help, default=None)
+
+
+def settle(config: pytest.Config) -> Settings:
+    """Settles the options.
+
+    Raises:
+        pytest.UsageError: a value is wrong; says where it came from and what to type instead.
+    """
+    values: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for option in OPTIONS:
+        text, where = _look_up(config, option)
+        values[option.stem] = option.default if text is None else option.parse(text, where)
+        if text is not None:
+            given[option.stem] = f"{text} ({where})" if where != option.flag else text
+    try:
+        values["device"], values["backend"] = devices.resolve(values["device"], values["backend"])
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    if "cuda" in values["require"] and values["device"] != "cuda":
+        raise pytest.UsageError(
+            "--ds-require=cuda, but ranks would run on the CPU: this process has no GPU, or"
+            " --ds-device=cpu is given"
+        )
+    return Settings(**values, given=given)
+
+
+def _look_up(config: pytest.Config, option: _Option) -> tuple[str | None, str]:
+    """The text that holds, and where it stands."""
+    if (value := config.getoption(f"ds_{option.stem}")) is not None:
+        return str(value), option.flag
+    if value := os.environ.get(option.environment):
+        return value, option.environment
+    if value := config.getini(option.ini):
+        return str(value), f"{option.ini} in {config.inipath.name if config.inipath else 'ini'}"
+    return None, ""

@@ -1,0 +1,69 @@
+"""The pytest plugin: hooks that forward. Imports neither torch nor deepspeed."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pytest_deepspeed import markers, options
+from pytest_deepspeed.fixtures import (  # noqa: F401 (pytest finds fixtures as attributes)
+    device,
+    ds_config,
+    ds_data,
+    ds_run,
+    ds_train,
+    local_rank,
+    rank,
+    rank_tmp_path,
+    world_size,
+)
+from pytest_deepspeed.summary import Summary
+from pytest_deepspeed.values import role
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options and their ini twins."""
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settles the options once; an error in them ends the session before it starts."""
+    if not sys.platform.startswith("linux"):
+        raise pytest.UsageError(
+            "pytest-deepspeed forks its ranks and supervises them with pidfd and prctl: it runs on"
+            f" Linux and WSL2, not on {sys.platform}. Leave it out here with"
+            " -p no:pytest_deepspeed"
+        )
+    markers.register(config)
+    config.stash[options.SETTINGS] = options.settle(config)
+    if role.current() == "controller":
+        config.pluginmanager.register(Summary(), "pytest_deepspeed_summary")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each size of ``world_size([...])``."""
+    markers.parametrize_world_size(metafunc)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mode markers, in time for ``-m``."""
+    markers.add_mode_markers(item)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Hands the tests that need ranks over. A session that has none imports no more than this."""
+    config = session.config
+    if role.current() != "controller" or config.option.collectonly:
+        return
+    if any(map(markers.needs_ranks, session.items)):
+        if markers.wants_this_process(config):
+            from pytest_deepspeed.inprocess import InProcess
+
+            InProcess.take_over(config, session.items)
+        else:
+            from pytest_deepspeed.controller import Controller
+
+            Controller.take_over(config, session.items)

@@ -1,0 +1,254 @@
+"""The forked side: become a rank, join the world, run one item as pytest would, report, exit.
+
+Knows its agent only as a pipe. Whatever happens, the process ends in `os._exit`: returning would
+run the agent's own stack a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import gc
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from pytest_deepspeed.processes import (
+    builds,
+    channel,
+    collectives,
+    containment,
+    coverage,
+    ops,
+    rendezvous,
+    tmp,
+)
+from pytest_deepspeed.values import role
+from pytest_deepspeed.values.world import World, torchrun_environment
+
+#: Where a rank keeps its private descriptors, out of the way of tests that close low ones.
+_HIGH_FD = 900
+
+
+@dataclasses.dataclass
+class RankJob:
+    """All that a rank needs to know, made by the agent before the fork.
+
+    Attributes:
+        rank: global rank, also the local one on a single node.
+        world: the world it joins.
+        item: what it runs.
+        events: descriptor it writes frames to.
+        replies: descriptor it reads answers from.
+        stdout, stderr, stack: descriptors for its output and its stack on request.
+        page: where its collectives are recorded.
+        addr, port: the rendezvous.
+        run_id: names the world, unique in the session.
+        basetemp: temporary directory that all ranks of the world share.
+        agent: process id of the agent.
+        threads: OpenMP threads of the rank.
+        live: whether the output goes to the terminal as it comes (``-s``).
+        coverage: how to measure coverage, or ``None``.
+    """
+
+    rank: int
+    world: World
+    item: pytest.Item
+    events: int
+    replies: int
+    stdout: int
+    stderr: int
+    stack: int
+    page: collectives.Page
+    addr: str
+    port: int
+    run_id: str
+    basetemp: Path
+    agent: int
+    threads: int
+    live: bool
+    coverage: dict[str, Any] | None
+
+
+def become_rank(job: RankJob) -> NoReturn:
+    """Runs the job in this just forked process and ends it."""
+    status = 1
+    try:
+        _detach(job)
+        send = _Sender(job.events)
+        try:
+            with coverage.measured(job.coverage):
+                _prepare(job)
+                _join(job)
+                send(type="ready", at=time.monotonic())
+                _run(job, send)
+            send(type="finished", at=time.monotonic())
+            status = 0
+        except BaseException as error:  # noqa: BLE001 (pytest.exit and KeyboardInterrupt too)
+            send(**_failed_outside(job.item, error))
+            send(type="finished", at=time.monotonic())
+            status = 0
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+
+class _Sender:
+    """Writes frames to the agent."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __call__(self, **frame: Any) -> None:
+        channel.write(self._fd, frame)
+
+
+def _detach(job: RankJob) -> None:
+    """Own session, death with the agent, own descriptors 0, 1 and 2, default signals."""
+    os.setsid()
+    containment.die_with_parent(job.agent)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (job.stdout, 1), (job.stderr, 2)):
+        os.dup2(source, target)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    faulthandler.register(signal.SIGUSR1, file=job.stack, all_threads=True, chain=False)
+
+
+def _prepare(job: RankJob) -> None:
+    """Environment, generators, threads: the same at the start of every test."""
+    role.become("rank")
+    world = job.world
+    os.environ.update(
+        torchrun_environment(job.rank, world.world_size, job.addr, job.port, job.run_id)
+    )
+    os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    # DeepSpeed's CPU accelerator asks `numactl` for its device count where this is not set.
+    os.environ["LOCAL_SIZE"] = str(world.world_size)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    _seed(world.seed)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(job.threads)
+        if world.device == "cuda":
+            torch.cuda.set_device(job.rank)
+    collectives.record_to(job.page)
+    if "deepspeed" in sys.modules:
+        request = builds.ask_agent(job.events, job.replies)
+        ops.install_hook(lambda name: Path(request(name)))
+    sys.breakpointhook = _no_terminal
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
+
+
+def _no_terminal(*_args: Any, **_kwargs: Any) -> None:
+    raise RuntimeError(
+        "breakpoint() on a rank: it has no terminal. Run the test in this process, as the only"
+        " rank: pytest --ds-world-size=1 --pdb"
+    )
+
+
+def _join(job: RankJob) -> None:
+    """Meets the other ranks; forms the default process group where the test wants it."""
+    world = job.world
+    patience = world.startup_budget + world.body_budget + 60
+    store = rendezvous.join_store(world.world_size, job.addr, job.port, patience)
+    _keep.append(store)
+    if not world.init_process_group:
+        return
+    device = None
+    if world.device == "cuda":
+        import torch
+
+        device = torch.device("cuda", job.rank)
+    rendezvous.form_process_group(
+        store, world.backend, job.rank, world.world_size, patience, device
+    )
+
+
+#: The connection to the store lives as long as the process.
+_keep: list[Any] = []
+
+
+class _Reporter:
+    """Sends each report and warning the moment it is made."""
+
+    def __init__(self, config: pytest.Config, send: _Sender) -> None:
+        self._config = config
+        self._send = send
+        self._at = 0.0
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self) -> Any:
+        # Before the report is made: building the text of a failure takes time, and who failed
+        # first decides what is shown.
+        self._at = time.monotonic()
+        return (yield)
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        self._send(
+            type="report", when=report.when, outcome=report.outcome, at=self._at, report=data
+        )
+
+    @pytest.hookimpl
+    def pytest_warning_recorded(
+        self, warning_message: Any, when: str, nodeid: str, location: Any
+    ) -> None:
+        if when != "runtest":  # the agent's own, replayed to whoever registers
+            return
+        from xdist.remote import serialize_warning_message
+
+        self._send(
+            type="warning",
+            warning=serialize_warning_message(warning_message),
+            when=when,
+            nodeid=nodeid,
+            location=location,
+        )
+
+
+def _run(job: RankJob, send: _Sender) -> None:
+    item = job.item
+    config = item.config
+    manager = config.pluginmanager
+    terminal = manager.getplugin("terminalreporter")
+    if terminal is not None:
+        manager.unregister(terminal)
+    manager.register(_Reporter(config, send), "pytest_deepspeed_rank")
+    tmp.share(config._tmp_path_factory, job.basetemp)  # type: ignore[attr-defined]
+    gc.enable()
+    config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+    value = getattr(item, "returned", None)
+    if value is not None:
+        send(type="value", value=value)
+
+
+def _failed_outside(item: pytest.Item, error: BaseException) -> dict[str, Any]:
+    """A failure that pytest's own protocol did not take: start-up, `pytest.exit`, Ctrl-C."""
+    at = time.monotonic()
+    longrepr = pytest.ExceptionInfo.from_exception(error).getrepr(style="short")
+    report = pytest.TestReport(item.nodeid, item.location, {}, "failed", longrepr, "setup")
+    data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
+    return {"type": "report", "when": "setup", "outcome": "failed", "at": at, "report": data}

@@ -1,0 +1,220 @@
+"""From a verdict to the reports that pytest shows: setup, call and teardown of one item."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from _pytest._code.code import (
+    ExceptionRepr,
+    ReprEntry,
+    ReprExceptionInfo,
+    ReprFileLocation,
+    ReprTraceback,
+)
+
+from pytest_deepspeed.processes import collectives
+from pytest_deepspeed.values.outcome import Phase, RankResult, WorldResult
+from pytest_deepspeed.values.verdict import Verdict
+from pytest_deepspeed.values.world import World
+
+#: Captured by us from the rank's descriptors; what the rank's own report has of it is a repetition.
+_STREAMS = ("Captured stdout", "Captured stderr")
+
+
+@dataclasses.dataclass
+class PhaseReport:
+    """What the merged report of one phase says.
+
+    Attributes:
+        outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
+        longrepr: what is shown of it.
+        wasxfail: reason of the ``xfail`` mark, or ``None``.
+        duration: seconds.
+        sections: captured output.
+        user_properties: of the rank that has any.
+        reason: one line, for the exception that stands for the ranks in the controller.
+    """
+
+    outcome: str = "passed"
+    longrepr: Any = None
+    wasxfail: str | None = None
+    duration: float = 0.0
+    sections: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    user_properties: list[tuple[str, Any]] = dataclasses.field(default_factory=list)
+    reason: str = ""
+
+    def apply(self, report: pytest.TestReport) -> None:
+        """Writes this over the report that pytest made of the controller's own part."""
+        report.outcome = self.outcome  # type: ignore[assignment]
+        report.longrepr = self.longrepr
+        report.duration = self.duration
+        report.sections = [*report.sections, *self.sections]
+        report.user_properties = [*report.user_properties, *self.user_properties]
+        if hasattr(report, "wasxfail"):
+            del report.wasxfail
+        if self.wasxfail is not None:
+            report.wasxfail = self.wasxfail
+
+
+def merge(
+    item: pytest.Item, world: World, result: WorldResult, verdict: Verdict
+) -> dict[str, PhaseReport]:
+    """The three reports of an item that ran on ranks."""
+    reports = {when: PhaseReport() for when in ("setup", "call", "teardown")}
+    for when, seconds in _durations(result).items():
+        reports[when].duration = seconds
+    decisive = reports[verdict.when]
+    decisive.reason = verdict.reason
+    decisive.sections = _sections(result, verdict)
+    for when in ("call", "teardown"):  # JUnit takes them from the last
+        reports[when].user_properties = _properties(result)
+    if verdict.failed:
+        decisive.outcome = "failed"
+        decisive.longrepr = _failure(item, world, result, verdict)
+    elif verdict.phase is not None and verdict.kind != "pass":
+        _take_over(decisive, verdict.phase)
+    return reports
+
+
+def _take_over(report: PhaseReport, phase: Phase) -> None:
+    """A skip, an xfail or an xpass, as the rank reported it."""
+    report.outcome = phase.outcome
+    report.wasxfail = phase.report.get("wasxfail")
+    longrepr = phase.report.get("longrepr")
+    # JSON has made a list of the (path, line, reason) that pytest's summary of skips takes apart.
+    report.longrepr = tuple(longrepr) if isinstance(longrepr, list) else _message_only(longrepr)
+    report.reason = phase.message
+
+
+def _message_only(longrepr: Any) -> Any:
+    return longrepr if not isinstance(longrepr, dict) else None
+
+
+def _durations(result: WorldResult) -> dict[str, float]:
+    """Wall seconds of the controller, split by the slowest rank; set-up has fork and rendezvous."""
+    whole = result.ended_at - result.started_at
+    slowest = {
+        when: max(
+            (p.report.get("duration", 0.0) for r in result.ranks if (p := r.phase(when))),
+            default=0.0,
+        )
+        for when in ("call", "teardown")
+    }
+    return {"setup": max(0.0, whole - sum(slowest.values())), **slowest}
+
+
+def _properties(result: WorldResult) -> list[tuple[str, Any]]:
+    for rank in result.ranks:
+        for phase in reversed(rank.phases):
+            if found := phase.report.get("user_properties"):
+                return [(str(name), value) for name, value in found]
+    return []
+
+
+def _sections(result: WorldResult, verdict: Verdict) -> list[tuple[str, str]]:
+    aborted = {r.rank for r in result.ranks if verdict.failed and r.rank != verdict.rank}
+    found: list[tuple[str, str]] = []
+    for rank in result.ranks:
+        for name, text in (("stdout", rank.stdout), ("stderr", rank.stderr)):
+            if text:
+                found.append((f"Captured {name} [rank {rank.rank}]", text))
+        if rank.rank in aborted:
+            continue  # what it logged while it broke says nothing about the test
+        # A later phase's report repeats the sections of the earlier ones.
+        last = rank.phases[-1].report.get("sections", []) if rank.phases else []
+        found += [
+            (f"{name} [rank {rank.rank}]", text)
+            for name, text in last
+            if not name.startswith(_STREAMS)
+        ]
+    return found
+
+
+def _failure(
+    item: pytest.Item, world: World, result: WorldResult, verdict: Verdict
+) -> ExceptionRepr:
+    """The first failure as its rank saw it, what became of each rank, and how to repeat it."""
+    longrepr = _longrepr(item, verdict)
+    for rank in result.ranks if verdict.kind == "hang" else ():
+        longrepr.addsection(f"rank {rank.rank}: {_position(rank)}", _stack(rank), "-")
+    lines = list(verdict.fates)
+    if verdict.kind == "hang":
+        lines += _divergence(result)
+    lines += ["", "repeat it outside pytest:", repeat_line(item, world)]
+    longrepr.addsection("ranks", "\n".join(lines), "-")
+    return longrepr
+
+
+def _longrepr(item: pytest.Item, verdict: Verdict) -> ExceptionRepr:
+    phase = verdict.phase if verdict.kind == "fail" else None
+    if phase is not None and isinstance(phase.report.get("longrepr"), dict):
+        report = item.config.hook.pytest_report_from_serializable(
+            config=item.config, data=phase.report
+        )
+        longrepr: ExceptionRepr = report.longrepr
+        if longrepr.reprcrash is not None:
+            longrepr.reprcrash.message = f"rank {verdict.rank}: {longrepr.reprcrash.message}"
+        return longrepr
+    text = verdict.reason
+    if phase is not None and phase.report.get("longrepr"):
+        text = f"rank {verdict.rank}: {phase.report['longrepr']}"
+    return text_repr(item, text)
+
+
+def text_repr(item: pytest.Item, text: str) -> ExceptionRepr:
+    """A failure that is a text and no traceback."""
+    lines = [f"E   {line}" if line else "" for line in text.splitlines()]
+    path, line, _ = item.location
+    return ReprExceptionInfo(
+        reprtraceback=ReprTraceback([ReprEntry(lines, None, None, None, "value")], None, "value"),
+        reprcrash=ReprFileLocation(path, (line or 0) + 1, text.splitlines()[0]),
+    )
+
+
+def _position(rank: RankResult) -> str:
+    """The collective that a rank is in, or came from."""
+    if not rank.collectives:
+        return "no collective yet"
+    last = rank.collectives[-1]
+    what = f" of {last['what']}" if last["what"] else ""
+    return f"last collective {last['op']}{what}, number {last['seq']} of group {last['group']}"
+
+
+def _stack(rank: RankResult) -> str:
+    return rank.stack or f"no stack: it had ended ({rank.ending})"
+
+
+def _divergence(result: WorldResult) -> Sequence[str]:
+    if not any(r.collectives for r in result.ranks):
+        return []
+    text = collectives.divergence({r.rank: r.collectives for r in result.ranks})
+    return (
+        [f"first divergence: {text}"] if text else ["no divergence: all ranks made the same calls"]
+    )
+
+
+def repeat_line(item: pytest.Item, world: World) -> str:
+    """The command that runs this test's body on ranks of torchrun, without controller and agent."""
+    path = item.path
+    start = item.config.invocation_params.dir
+    shown = path.relative_to(start) if path.is_relative_to(start) else path
+    _, _, rest = item.nodeid.partition("::")
+    accelerator = {"cpu": "cpu", "cuda": "cuda"}[world.device]
+    return shlex.join(
+        [
+            "env",
+            "OMP_NUM_THREADS=1",
+            f"DS_ACCELERATOR={accelerator}",
+            "torchrun",
+            "--standalone",
+            f"--nproc_per_node={world.world_size}",
+            "-m",
+            "pytest_deepspeed",
+            f"{shown}::{rest}",
+            f"--ds-seed={world.seed}",
+        ]
+    )

@@ -1,0 +1,67 @@
+"""Checks of one training. Each returns what is wrong in a sentence, or ``None``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+#: The last window's mean loss must be at most this share of the first's.
+MOST_OF_START = 0.95
+
+
+def window(steps: int) -> int:
+    """Steps that are averaged at each end: a fifth of all, at least one."""
+    return max(1, steps // 5)
+
+
+def loss_falls(loss: Sequence[float]) -> str | None:
+    """Every loss is finite, and the mean of the last fifth is at most 0.95 of the first's.
+
+    Args:
+        loss: one value for each optimizer step, mean over the ranks.
+    """
+    for step, value in enumerate(loss):
+        if not math.isfinite(value):
+            return f"the loss of step {step} is {value}; those before: {_shown(loss[:step])}"
+    size = window(len(loss))
+    first = sum(loss[:size]) / size
+    last = sum(loss[-size:]) / size
+    if last > MOST_OF_START * first:
+        return (
+            f"the loss does not fall: its mean over the last {size} of {len(loss)} steps is"
+            f" {last:.4f}, over the first {size} {first:.4f}; at most {MOST_OF_START:g} of that is"
+            f" wanted. All: {_shown(loss)}"
+        )
+    return None
+
+
+def ranks_agree(what: str, values: Sequence[float | Sequence[float]]) -> str | None:
+    """All ranks have the same value, to the last bit.
+
+    Args:
+        what: names the value in the sentence.
+        values: one for each rank.
+    """
+    for rank, value in enumerate(values):
+        if value != values[0]:
+            return f"{what} differs between ranks: rank 0 has {values[0]}, rank {rank} has {value}"
+    return None
+
+
+def optimizer_stepped(optimizer_steps: int, skipped_steps: int, steps: int) -> str | None:
+    """The optimizer took every step, by its own count.
+
+    Args:
+        optimizer_steps: read off the optimizer's state.
+        skipped_steps: those that DeepSpeed gave up for an overflow.
+        steps: those that were asked for.
+    """
+    if skipped_steps:
+        return f"DeepSpeed skipped {skipped_steps} of {steps} steps for a gradient overflow"
+    if optimizer_steps != steps:
+        return f"the optimizer has stepped {optimizer_steps} times in {steps} steps"
+    return None
+
+
+def _shown(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:.4f}" for v in values) or "none"

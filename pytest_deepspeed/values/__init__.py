@@ -1,0 +1,1 @@
+"""What the layers pass to each other: plain data, standard library only."""
