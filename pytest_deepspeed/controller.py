@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pytest_deepspeed import repeat
 from pytest_deepspeed import report as reports
 from pytest_deepspeed.markers import config_of, world_of
 from pytest_deepspeed.options import SETTINGS, Settings
@@ -37,6 +38,10 @@ class RankLeakWarning(pytest.PytestWarning):
     """A test left a process or a shared-memory segment behind. It has been removed."""
 
 
+class RankSpawnWarning(pytest.PytestWarning):
+    """Ranks had to be spawned, which takes seconds for each test."""
+
+
 class Controller:
     """Owns the agent, and runs items and functions on it.
 
@@ -49,6 +54,8 @@ class Controller:
         self._config = config
         self._settings = settings
         self._client: Any = None
+        self._trains = False
+        self._worlds = 0
 
     # Collection
 
@@ -64,6 +71,8 @@ class Controller:
             if world is not None:
                 controller._replace(item, world)
                 ops.update(controller._ops_of(item))
+                controller._worlds += 1
+                controller._trains |= "ds_train" in getattr(item, "fixturenames", ())
         controller._start(sorted(ops))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -100,16 +109,31 @@ class Controller:
         if self._client is not None:
             self._client.stop()
         self._client = AgentClient(
-            agent_start(self._config, self._settings),
+            {
+                **agent_start(self._config, self._settings),
+                "warm": self._warm(),
+                "worlds": self._worlds,
+            },
             _SYS_PATH,
             Listener(progress=self._progress, output=self._output),
         )
         if ops:
             self._client.prepare(ops)
 
+    def _warm(self) -> list[list[Any]]:
+        """What the agent computes once for all ranks: function, arguments."""
+        if not self._trains:
+            return []
+        images = [self._settings.data, self._settings.seed]
+        return [["pytest_deepspeed.training.run:dataset", images]]
+
     def _progress(self, text: str) -> None:
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
-        if terminal is not None and not hasattr(self._config, "workerinput"):
+        if terminal is None or hasattr(self._config, "workerinput"):
+            return
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        # A test is being set up: what is written now would be its captured output.
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             terminal.ensure_newline()
             terminal.write_line(text)
 
@@ -135,6 +159,8 @@ class Controller:
         self._start([])
         result = self._client.run(item.nodeid, world, self._basetemp(item), call)
         self._pass_on_warnings(result)
+        if result.spawned:
+            _warn_at(item, RankSpawnWarning(f"{result.spawned}: ranks are spawned, not forked"))
         return result, judge(result)
 
     def _basetemp(self, item: pytest.Item) -> Path:
@@ -149,8 +175,10 @@ class Controller:
         try:
             result, verdict = self.run(item, world)
         except AgentError as error:
-            pytest.fail(str(error), pytrace=False)
-        item.stash[_MERGED].update(reports.merge(item, world, result, verdict))
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        item.stash[_MERGED].update(
+            reports.merge(item, result, verdict, repeat.of_test(item, world))
+        )
         item.stash[_LEAKS] = result.leaks
         self._stand_for(item, "setup")
 
@@ -159,7 +187,7 @@ class Controller:
         merged = item.stash.get(_MERGED, {}).get(when)
         if when == "teardown":
             for leak in item.stash.get(_LEAKS, []):
-                warnings.warn(RankLeakWarning(f"{item.nodeid}: {leak}"), stacklevel=1)
+                _warn_at(item, RankLeakWarning(leak))
         if merged is None or merged.outcome == "passed":
             return
         if merged.outcome == "failed":
@@ -208,24 +236,33 @@ class Controller:
 
         devices.check_world_size(world_size, "ds_run")
         world = self._settings.world(world_size, timeout, init_process_group)
+        asked = call.reference(function, kwargs)
         try:
-            result, verdict = self.run(item, world, call.reference(function, kwargs))
+            result, verdict = self.run(item, world, asked)
         except AgentError as error:
             raise RanksFailed(str(error)) from None
         for leak in result.leaks:
-            warnings.warn(RankLeakWarning(f"{function.__qualname__}: {leak}"), stacklevel=2)
+            warnings.warn(RankLeakWarning(f"{function.__qualname__}: {leak}"), stacklevel=3)
         if verdict.kind == "skip":
             pytest.skip(verdict.reason)
         if verdict.kind != "pass":
-            raise RanksFailed(self._describe(item, world, result, verdict))
+            again = repeat.of_call(asked, world, result.folder)
+            raise RanksFailed(self._describe(item, result, verdict, again))
         return [channel.unpack(result.values[r]) for r in range(world_size)]
 
     def _describe(
-        self, item: pytest.Item, world: World, result: WorldResult, verdict: Verdict
+        self, item: pytest.Item, result: WorldResult, verdict: Verdict, again: str
     ) -> str:
-        merged = reports.merge(item, world, result, verdict)[verdict.when]
+        merged = reports.merge(item, result, verdict, again)[verdict.when]
+        first, _, rest = str(merged.longrepr or "").partition("\n")
+        text = rest if first.removeprefix("E   ") in verdict.reason else f"{first}\n{rest}"
         output = [f"{name}:\n{text}" for name, text in merged.sections]
-        return "\n".join([verdict.reason, str(merged.longrepr or ""), *output])
+        return "\n".join([verdict.reason, text, *output])
+
+
+def _warn_at(item: pytest.Item, warning: Warning) -> None:
+    """Warns at the test's own line."""
+    warnings.warn_explicit(warning, None, str(item.path), (item.location[1] or 0) + 1)
 
 
 CONTROLLER = pytest.StashKey[Controller]()

@@ -23,8 +23,8 @@ def _from_rank(request: pytest.FixtureRequest, variable: str) -> int:
     if role.current() != "rank":
         pytest.fail(
             # A session fixture's own node is the session; the test that asks is what is marked.
-            f"{where_of(request._pyfuncitem)}: the fixture {request.fixturename!r} exists on ranks only:"
-            " mark the test with @pytest.mark.world_size(2)",
+            f"{where_of(request._pyfuncitem)}: the fixture {request.fixturename!r} exists on ranks"
+            " only: mark the test with @pytest.mark.world_size(2)",
             pytrace=False,
         )
     return int(os.environ[variable])

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 from collections.abc import Generator, Iterator
 
 import pytest
 
 from pytest_deepspeed.markers import where_of, world_of
-from pytest_deepspeed.processes import preload, rendezvous
+from pytest_deepspeed.processes import preload, rendezvous, seeds
 from pytest_deepspeed.values import role
 from pytest_deepspeed.values.world import World, torchrun_environment
 
@@ -79,7 +78,7 @@ def _as_rank(world: World) -> Iterator[None]:
         role.become("rank")
         try:
             preload.preload()
-            with _process_group(world, alone):
+            with process_group(world, alone):
                 yield
         finally:
             role.become(previous)
@@ -88,13 +87,13 @@ def _as_rank(world: World) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _process_group(world: World, alone: bool) -> Iterator[None]:
+def process_group(world: World, alone: bool) -> Iterator[None]:
+    """A seeded process in a process group of what torchrun has started, or ``alone``."""
     import torch
     import torch.distributed as dist
     from torch._C._distributed_c10d import HashStore
 
-    random.seed(world.seed)
-    torch.manual_seed(world.seed)
+    seeds.seed(world.seed)
     if not world.init_process_group:
         yield
         return

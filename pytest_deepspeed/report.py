@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from _pytest._code.code import (
 from pytest_deepspeed.processes import collectives
 from pytest_deepspeed.values.outcome import Phase, RankResult, WorldResult
 from pytest_deepspeed.values.verdict import Verdict
-from pytest_deepspeed.values.world import World
 
 #: Captured by us from the rank's descriptors; what the rank's own report has of it is a repetition.
 _STREAMS = ("Captured stdout", "Captured stderr")
@@ -61,9 +59,16 @@ class PhaseReport:
 
 
 def merge(
-    item: pytest.Item, world: World, result: WorldResult, verdict: Verdict
+    item: pytest.Item, result: WorldResult, verdict: Verdict, repeat: str
 ) -> dict[str, PhaseReport]:
-    """The three reports of an item that ran on ranks."""
+    """The three reports of an item that ran on ranks.
+
+    Args:
+        item: the test, or the one that called `ds_run`.
+        result: what the ranks did.
+        verdict: what that comes to.
+        repeat: the command that repeats it, shown with a failure.
+    """
     reports = {when: PhaseReport() for when in ("setup", "call", "teardown")}
     for when, seconds in _durations(result).items():
         reports[when].duration = seconds
@@ -74,7 +79,7 @@ def merge(
         reports[when].user_properties = _properties(result)
     if verdict.failed:
         decisive.outcome = "failed"
-        decisive.longrepr = _failure(item, world, result, verdict)
+        decisive.longrepr = _failure(item, result, verdict, repeat)
     elif verdict.phase is not None and verdict.kind != "pass":
         _take_over(decisive, verdict.phase)
     return reports
@@ -135,16 +140,17 @@ def _sections(result: WorldResult, verdict: Verdict) -> list[tuple[str, str]]:
 
 
 def _failure(
-    item: pytest.Item, world: World, result: WorldResult, verdict: Verdict
+    item: pytest.Item, result: WorldResult, verdict: Verdict, repeat: str
 ) -> ExceptionRepr:
     """The first failure as its rank saw it, what became of each rank, and how to repeat it."""
     longrepr = _longrepr(item, verdict)
-    for rank in result.ranks if verdict.kind == "hang" else ():
-        longrepr.addsection(f"rank {rank.rank}: {_position(rank)}", _stack(rank), "-")
+    for rank in result.ranks:
+        if verdict.kind == "hang" or rank.stack:
+            longrepr.addsection(f"rank {rank.rank}: {_position(rank)}", _stack(rank), "-")
     lines = list(verdict.fates)
-    if verdict.kind == "hang":
+    if verdict.kind == "hang" or (verdict.phase is not None and verdict.phase.peer_lost):
         lines += _divergence(result)
-    lines += ["", "repeat it outside pytest:", repeat_line(item, world)]
+    lines += ["", "repeat it outside pytest:", repeat]
     longrepr.addsection("ranks", "\n".join(lines), "-")
     return longrepr
 
@@ -194,27 +200,4 @@ def _divergence(result: WorldResult) -> Sequence[str]:
     text = collectives.divergence({r.rank: r.collectives for r in result.ranks})
     return (
         [f"first divergence: {text}"] if text else ["no divergence: all ranks made the same calls"]
-    )
-
-
-def repeat_line(item: pytest.Item, world: World) -> str:
-    """The command that runs this test's body on ranks of torchrun, without controller and agent."""
-    path = item.path
-    start = item.config.invocation_params.dir
-    shown = path.relative_to(start) if path.is_relative_to(start) else path
-    _, _, rest = item.nodeid.partition("::")
-    accelerator = {"cpu": "cpu", "cuda": "cuda"}[world.device]
-    return shlex.join(
-        [
-            "env",
-            "OMP_NUM_THREADS=1",
-            f"DS_ACCELERATOR={accelerator}",
-            "torchrun",
-            "--standalone",
-            f"--nproc_per_node={world.world_size}",
-            "-m",
-            "pytest_deepspeed",
-            f"{shown}::{rest}",
-            f"--ds-seed={world.seed}",
-        ]
     )

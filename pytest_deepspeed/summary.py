@@ -13,6 +13,12 @@ import pytest
 _COLUMNS = ("mode", "ranks", "steps", "loss", "samples/s", "time", "verdict")
 
 
+def _word(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    return report.outcome
+
+
 class Summary:
     """Collects the properties of reports and writes the table."""
 
@@ -36,7 +42,7 @@ class Summary:
                     f"{properties['ds_loss_first']:.3f} -> {properties['ds_loss_last']:.3f}",
                     f"{properties['ds_samples_per_second']:.0f}",
                     f"{report.duration:.2f} s",
-                    report.outcome,
+                    _word(report),
                 )
             )
 

@@ -24,9 +24,11 @@ _VOLATILE = (
     (r"\(pid \d+\)", "(pid N)"),
     (r"\d+ ms later", "N ms later"),
     (r"0x[0-9a-f]+", "0xN"),
-    (r"\S*/site-packages/torch/(\S+):\d+ in", r"torch/\1:N in"),
+    (r"\S*/site-packages/torch/(\S+?):\d+(:?) in", r"torch/\1:N\2 in"),
+    (r"\S*/lib/python3\.\d+/(?!site-packages)(\S+?):\d+(:?) in", r"python/\1:N\2 in"),
     (r"\(\d+ frames of", "(N frames of"),
-    (r"127\.0\.0\.1\]?:\d+", "127.0.0.1:PORT"),
+    (r"(127\.0\.0\.1\]?):\d+", r"\1:PORT"),
+    (r" +$", ""),
 )
 
 
@@ -129,7 +131,8 @@ class Shown:
     def warnings(self):
         """Its part of the warnings summary, without pytest's own last line."""
         blocks = self.session.section("warnings summary").split("\n\n")
-        return "\n\n".join(block for block in blocks if block.startswith(self.file.name))
+        own = [block for block in blocks if block.startswith(self.file.name)]
+        return "".join(f"{block.rstrip()}\n" for block in own)
 
     @property
     def seconds(self):
@@ -142,15 +145,10 @@ def normalised(text, folder):
     """Without what differs from run to run."""
     text = text.replace(str(folder), "DIR")
     for pattern, replacement in _VOLATILE:
-        text = re.sub(pattern, replacement, text)
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     return text
 
 
-def repeat(test, world_size=2, file=None):
-    """The last lines of each failure: how to repeat it with torchrun."""
-    return (
-        "repeat it without pytest's processes:\n"
-        "env OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu torchrun --standalone"
-        f" --nproc_per_node={world_size} -m pytest_deepspeed {file or test.split('[')[0]}.py::{test}"
-        " --ds-seed=0\n"
-    )
+def text(block):
+    """An indented block as the text that it shows."""
+    return textwrap.dedent(block).lstrip("\n")

@@ -8,19 +8,29 @@ heavy at the top: what ranks start by *spawn* import this module again.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import selectors
 import signal
-import time
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_deepspeed.processes import channel, collectives, containment, preload
-from pytest_deepspeed.processes.builds import Builds
-from pytest_deepspeed.processes.gang import Gang, Surroundings
+from pytest_deepspeed.processes import (
+    builds,
+    channel,
+    collectives,
+    containment,
+    hugepages,
+    ops,
+    preload,
+    rendezvous,
+)
+from pytest_deepspeed.processes.gang import Gang
+from pytest_deepspeed.processes.member import Surroundings, Task
 from pytest_deepspeed.values import role
 from pytest_deepspeed.values.world import World
 
@@ -40,16 +50,26 @@ def main() -> None:
     containment.adopt_orphans()
     role.become("agent")
     try:
-        preload.prepare_environment(start["device"])
-        preload.preload()
-        collectives.install()
-        config = _configure(start)
+        config = prepare(start)
     except BaseException:
         channel.write(events, {"type": "broken", "text": traceback.format_exc()})
         raise
     agent = _Agent(config, start, reader, events)
     config.pluginmanager.register(agent, "pytest_deepspeed_agent")
     config.hook.pytest_cmdline_main(config=config)
+    # Taking torch's modules apart would cost each session 0.4 s, and seconds on a busy machine.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def prepare(start: channel.Frame) -> pytest.Config:
+    """Imports what ranks need, and a config that has not collected yet; also for a spawned rank."""
+    preload.prepare_environment(start["device"])
+    preload.preload()
+    collectives.install()
+    ops.install_hook(builds.obtain)
+    return _configure(start)
 
 
 def _claim_stdio() -> tuple[int, int]:
@@ -139,6 +159,21 @@ class CallItem(pytest.Item):
         return self.path, None, self.name
 
 
+def item_for(items: dict[str, pytest.Item], order: channel.Frame) -> pytest.Item:
+    """The item that a ``run`` frame asks for, or one that stands for the function it names.
+
+    Raises:
+        KeyError: no item of that id was collected.
+    """
+    item = items[order["nodeid"]]
+    if order["call"] is None:
+        return item
+    assert item.parent is not None
+    name = order["call"]["qualname"]
+    made: CallItem = CallItem.from_parent(item.parent, name=name, call=order["call"])
+    return made
+
+
 class _Agent:
     """The serving loop, in place of pytest's own run-test loop."""
 
@@ -151,14 +186,18 @@ class _Agent:
         self._start = start
         self._selector = selectors.DefaultSelector()
         self._items: dict[str, pytest.Item] = {}
-        self._errors: list[str] = []
+        self._errors: dict[str, str] = {}
         self._gang: Gang | None = None
         self._stopped = False
         self._queue: list[channel.Frame] = []
-        self._builds = Builds(start["device"], self._selector, self._send)
+        self._builds = builds.Builds(start["device"], self._selector, self._send)
         self._around = Surroundings(
-            threads=int(start["threads"]), live=bool(start["live"]), coverage=start["coverage"]
+            threads=int(start["threads"]),
+            live=bool(start["live"]),
+            coverage=start["coverage"],
+            setup=start,
         )
+        self._stores = rendezvous.StoreServer()
 
     def _send(self, frame: channel.Frame) -> None:
         channel.write(self._events, frame)
@@ -166,13 +205,18 @@ class _Agent:
     @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self._errors.append(f"{report.nodeid}:\n{report.longreprtext}")
+            self._errors[report.nodeid] = f"{report.nodeid}:\n{report.longreprtext}"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items}
+        for name, arguments in self._start["warm"]:
+            module, _, function = name.partition(":")
+            getattr(importlib.import_module(module), function)(*arguments)
         gc.collect()
         gc.freeze()
+        if self._start["worlds"] >= hugepages.WORTH_IT:
+            hugepages.collapse()
         import torch
 
         self._send(
@@ -194,6 +238,7 @@ class _Agent:
                 self._turn()
             self._gang.close()
         self._builds.close()
+        self._stores.close()
         return True
 
     def _turn(self) -> None:
@@ -214,6 +259,7 @@ class _Agent:
         frame = self._gang.close()
         self._gang = None
         self._send(frame)
+        self._stores.drop()
 
     def _on_command(self) -> None:
         for frame in self._reader.read():
@@ -235,57 +281,33 @@ class _Agent:
             if frame["stacks"]:
                 self._gang.dump()
             self._gang.abort(frame["why"])
-        else:
+        elif self._queue:
             self._queue.clear()
+            self._send({"type": "ended", "hang": "", "hang_at": 0.0, "leaks": [], "ranks": []})
 
     def _run(self, frame: channel.Frame) -> None:
         try:
-            item = self._item(frame)
-            gang = Gang(
-                World(**frame["world"]),
-                item,
-                Path(frame["basetemp"]),
-                frame["run_id"],
-                self._around,
-                self._selector,
-                self._send,
-                self._builds.request,
-            )
-            self._send({"type": "forking", "at": time.monotonic()})
-            self._gang = gang
-            gang.start()
-        except Refused as error:
-            self._send({"type": "refused", "text": str(error)})
-        except RuntimeError as error:
-            self._gang = None
-            self._send({"type": "refused", "text": str(error)})
-
-    def _item(self, frame: channel.Frame) -> pytest.Item:
-        nodeid = frame["nodeid"]
-        item = self._items.get(nodeid)
-        if item is None:
-            raise Refused(self._unknown(nodeid))
-        if frame["call"] is None:
-            return item
-        name = frame["call"]["qualname"]
-        assert item.parent is not None
-        made: CallItem = CallItem.from_parent(item.parent, name=name, call=frame["call"])
-        return made
+            item = item_for(self._items, frame)
+        except KeyError:
+            self._send({"type": "refused", "text": self._unknown(frame["nodeid"])})
+            return
+        task = Task(World(**frame["world"]), item, frame, self._stores.open())
+        self._gang = Gang(task, self._around, self._selector, self._send, self._builds)
+        self._gang.start()
 
     def _unknown(self, nodeid: str) -> str:
         import difflib
 
         text = f"the agent has not collected {nodeid}"
-        if self._errors:
-            return f"{text}, since collecting failed in it:\n" + "\n".join(self._errors)
-        near = difflib.get_close_matches(nodeid, self._items, n=3, cutoff=0.5)
+        errors = [error for node, error in self._errors.items() if nodeid.startswith(node)]
+        if errors:
+            return f"{text}, since collecting failed in it:\n" + "\n".join(errors)
+        file = nodeid.partition("::")[0]
+        same = [known for known in self._items if known.partition("::")[0] == file]
+        near = difflib.get_close_matches(nodeid, same, n=3, cutoff=0.5)
         if near:
             text += "; it has " + ", ".join(near)
         return (
             f"{text}. The controller and its agent must collect the same ids: a parametrization"
             " that is random, or ordered by a set, differs between processes"
         )
-
-
-class Refused(Exception):
-    """The agent cannot run what it was asked for; the message says why."""

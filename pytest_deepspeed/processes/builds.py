@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import IO
 
 from pytest_deepspeed.processes import channel, containment, op_cache, ops
@@ -143,17 +144,48 @@ def _ask_for_cpu() -> None:
         cpuinfo.get_cpu_info()
 
 
-def ask_agent(write_fd: int, read_fd: int) -> Callable[[str], str]:
-    """On a rank: how to get an op's path from the agent, which builds it if need be."""
-    reader = channel.FrameReader(read_fd)
+_pipe: tuple[int, channel.FrameReader] | None = None
 
-    def request(name: str) -> str:
-        channel.write(write_fd, {"type": "op", "name": name})
-        while not reader.closed:
-            for frame in reader.read():
-                if frame["error"]:
-                    raise op_cache.OpBuildError(frame["error"])
-                return str(frame["path"])
-        sys.exit("the agent is gone")
 
-    return request
+def connect(write_fd: int, read_fd: int) -> None:
+    """In a rank after its fork: the pipes over which it asks its agent for ops."""
+    global _pipe
+    _pipe = (write_fd, channel.FrameReader(read_fd))
+
+
+def obtain(name: str) -> Path:
+    """The finished library of an op that DeepSpeed wants to load in this process.
+
+    A rank asks its agent, whose clock for the test stands meanwhile. The agent itself, where a
+    module loads an op when it is imported, waits for the build.
+
+    Raises:
+        op_cache.OpBuildError: the op could not be built.
+    """
+    if _pipe is None:
+        return _build_here(name)
+    write_fd, reader = _pipe
+    channel.write(write_fd, {"type": "op", "name": name})
+    while not reader.closed:
+        for frame in reader.read():
+            if frame["error"]:
+                raise op_cache.OpBuildError(frame["error"])
+            return Path(frame["path"])
+    sys.exit("the agent is gone")
+
+
+def _build_here(name: str) -> Path:
+    device = os.environ["DS_ACCELERATOR"]
+    done = subprocess.run(
+        ops.command(name, device),
+        env=ops.environment(os.environ, device),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    path = op_cache.built(name, device)
+    if done.returncode or path is None:
+        raise op_cache.OpBuildError(done.stderr.strip() or f"the build of {name} failed")
+    return path

@@ -20,6 +20,7 @@ def reference(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str,
     Raises:
         ValueError: the function is not importable by name, or an argument cannot be pickled.
     """
+    __tracebackhide__ = True
     module = getattr(function, "__module__", None)
     qualname = getattr(function, "__qualname__", repr(function))
     if not module or "<" in qualname:
@@ -29,11 +30,13 @@ def reference(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str,
         )
     try:
         packed = channel.pack(kwargs)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (pickling runs code of any class)
         raise ValueError(
-            f"ds_run cannot pickle the arguments of {qualname}: {type(error).__name__}: {error}"
-        ) from error
-    return {"module": module, "qualname": qualname, "kwargs": packed}
+            f"ds_run cannot pickle the arguments of {qualname}: {type(error).__name__}: {error}."
+            " Pass plain data: numbers, paths, lists, CPU tensors"
+        ) from None
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return {"module": module, "qualname": qualname, "kwargs": packed, "file": file}
 
 
 def call_on_rank(call: dict[str, Any]) -> str:
@@ -56,11 +59,11 @@ def call_on_rank(call: dict[str, Any]) -> str:
     try:
         return channel.pack(value)
     except Exception as error:  # noqa: BLE001 (pickling runs code of any class)
-        pytest.fail(
+        raise pytest.fail.Exception(
             f"{call['qualname']} returned a {type(value).__name__} that cannot be pickled"
             f" ({type(error).__name__}: {error}). Return plain data: numbers, lists, CPU tensors",
             pytrace=False,
-        )
+        ) from None
 
 
 def _known() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,7 @@ class AgentClient:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._reader, selectors.EVENT_READ)
         self._up: Frame | None = None
+        self._log_from = 0
         self._broken = ""
         with contextlib.suppress(AgentError):
             self._write({**start, "type": "start", "controller": os.getpid()})
@@ -105,6 +107,8 @@ class AgentClient:
                 match frame["type"]:
                     case "up":
                         self._up = frame
+                        # What pytest printed while it collected says nothing about a later death.
+                        self._log_from = os.fstat(self._log.fileno()).st_size
                     case "progress":
                         self._listener.progress(frame["text"])
                     case "broken":
@@ -133,7 +137,8 @@ class AgentClient:
                 "call": call,
             }
         )
-        result = WorldResult([RankResult(r) for r in range(world.world_size)], started_at=started)
+        ranks = [RankResult(rank) for rank in range(world.world_size)]
+        result = WorldResult(ranks, started_at=started, folder=basetemp)
         try:
             while not self._collect(result, world, deadline=None):
                 pass
@@ -173,6 +178,8 @@ class AgentClient:
                     self._listener.output(frame["rank"], frame["stream"], frame["text"])
                 case "progress":
                     self._listener.progress(frame["text"])
+                case "spawning":
+                    result.spawned = frame["why"]
                 case "refused":
                     raise AgentError(frame["text"])
                 case "ended":
@@ -197,10 +204,12 @@ class AgentClient:
     def _died(self) -> str:
         status = self._process.wait(timeout=_ABORT_BUDGET)
         how = RankResult(0, status=status).ending
+        if status == -signal.SIGKILL:
+            how += ": not by pytest-deepspeed; the usual sender is the OOM killer (dmesg tells)"
         return f"the agent that forks the ranks {how}.{self._log_tail()}"
 
     def _log_tail(self, lines: int = 30) -> str:
-        self._log.seek(0)
+        self._log.seek(self._log_from)
         text = self._log.read().decode(errors="replace").strip().splitlines()
         return "\nIts last output:\n" + "\n".join(text[-lines:]) if text else ""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import mmap
+import os
 import struct
 from typing import Any
 
@@ -44,10 +45,19 @@ _OPERATIONS = (
 
 
 class Page:
-    """The last collectives of one rank, in memory shared over fork."""
+    """The last collectives of one rank, in memory that it shares with its agent.
 
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, _HEADER.size + HISTORY * _RECORD)
+    Attributes:
+        fd: the memory file, by which a rank maps the page that its agent has made.
+    """
+
+    def __init__(self, fd: int = -1) -> None:
+        size = _HEADER.size + HISTORY * _RECORD
+        if fd < 0:
+            fd = os.memfd_create("collectives")
+            os.ftruncate(fd, size)
+        self.fd = fd
+        self._map = mmap.mmap(fd, size)
 
     def write(self, text: str) -> None:
         """Adds one record, by the rank."""
@@ -71,6 +81,7 @@ class Page:
     def close(self) -> None:
         """Gives the memory back."""
         self._map.close()
+        os.close(self.fd)
 
 
 _page: Page | None = None

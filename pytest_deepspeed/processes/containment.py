@@ -21,6 +21,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 _SHM = Path("/dev/shm")
 
+#: Seconds that an orphan has to end by itself: `multiprocessing`'s resource tracker, for one, ends
+#: when its pipe closes.
+_SETTLE = 0.5
+
 
 def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
     """Ends this process when the thread that forked it ends; at once if ``parent`` is gone."""
@@ -98,6 +102,9 @@ def kill_strays(keep: set[int]) -> list[tuple[int, str]]:
         ``(pid, command)`` of those that were still running. A zombie is only reaped.
     """
     left: list[tuple[int, str]] = []
+    settled = time.monotonic() + _SETTLE
+    while time.monotonic() < settled and any(map(_lives, set(children()) - keep)):
+        time.sleep(0.005)
     deadline = time.monotonic() + 2.0
     while time.monotonic() < deadline:
         strays = [pid for pid in children() if pid not in keep]
@@ -105,12 +112,16 @@ def kill_strays(keep: set[int]) -> list[tuple[int, str]]:
             break
         for pid in strays:
             for victim in [*descendants(pid), pid]:
-                if not state_of(victim).startswith(("Z", "X")) and not _named(left, victim):
+                if _lives(victim) and not _named(left, victim):
                     left.append((victim, command_of(victim)))
                 kill(victim)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
     return left
+
+
+def _lives(pid: int) -> bool:
+    return not state_of(pid).startswith(("Z", "X"))
 
 
 def _named(left: list[tuple[int, str]], pid: int) -> bool:

@@ -73,22 +73,24 @@ class Output:
             return ""
         size = os.fstat(self._read_fd).st_size
         data = os.pread(self._read_fd, _TAIL, max(0, size - _TAIL))
-        cut = f"[{size - _TAIL} bytes left out]\n" if size > _TAIL else ""
-        return cut + data.decode(errors="replace")
+        if size <= _TAIL:
+            return data.decode(errors="replace")
+        data = data.partition(b"\n")[2] or data
+        return f"[{size - len(data)} bytes left out]\n" + data.decode(errors="replace")
 
     def _unwatch(self) -> None:
         if self._selector is not None:
             self._selector.unregister(self._read_fd)
             self._selector = None
 
+    @property
+    def fds(self) -> list[int]:
+        """The descriptors that are open."""
+        return [fd for fd in (self._read_fd, self.write_fd) if fd >= 0]
+
     def close(self) -> None:
         """Gives the descriptors back."""
         self._unwatch()
-        self.forget()
-
-    def forget(self) -> None:
-        """Closes the descriptors alone: in a peer's process, the selector is the agent's."""
-        for fd in (self._read_fd, self.write_fd):
-            if fd >= 0:
-                os.close(fd)
+        for fd in self.fds:
+            os.close(fd)
         self._read_fd = self.write_fd = -1

@@ -62,8 +62,8 @@ def prepare_environment(device: str) -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ["TORCH_DIST_INIT_BARRIER"] = "1"
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
+    os.environ["DS_ACCELERATOR"] = device
     if device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -10,8 +10,8 @@ import contextlib
 import dataclasses
 import faulthandler
 import gc
+import multiprocessing
 import os
-import random
 import signal
 import sys
 import time
@@ -27,8 +27,8 @@ from pytest_deepspeed.processes import (
     collectives,
     containment,
     coverage,
-    ops,
     rendezvous,
+    seeds,
     tmp,
 )
 from pytest_deepspeed.values import role
@@ -45,64 +45,70 @@ class RankJob:
     Attributes:
         rank: global rank, also the local one on a single node.
         world: the world it joins.
-        item: what it runs.
         events: descriptor it writes frames to.
         replies: descriptor it reads answers from.
         stdout, stderr, stack: descriptors for its output and its stack on request.
-        page: where its collectives are recorded.
+        page: descriptor of the memory where its collectives are recorded.
         addr, port: the rendezvous.
         run_id: names the world, unique in the session.
         basetemp: temporary directory that all ranks of the world share.
         agent: process id of the agent.
         threads: OpenMP threads of the rank.
-        live: whether the output goes to the terminal as it comes (``-s``).
         coverage: how to measure coverage, or ``None``.
     """
 
     rank: int
     world: World
-    item: pytest.Item
     events: int
     replies: int
     stdout: int
     stderr: int
     stack: int
-    page: collectives.Page
+    page: int
     addr: str
     port: int
     run_id: str
-    basetemp: Path
+    basetemp: str
     agent: int
     threads: int
-    live: bool
     coverage: dict[str, Any] | None
 
 
-def become_rank(job: RankJob) -> NoReturn:
-    """Runs the job in this just forked process and ends it."""
+def become_rank(job: RankJob, item: pytest.Item) -> NoReturn:
+    """Runs an item as the job says, in this process, fresh for it, and ends the process."""
     status = 1
     try:
         _detach(job)
         send = _Sender(job.events)
+        reporter = _Reporter(item.config, send)
         try:
             with coverage.measured(job.coverage):
                 _prepare(job)
                 _join(job)
                 send(type="ready", at=time.monotonic())
-                _run(job, send)
+                _run(job, item, send, reporter)
             send(type="finished", at=time.monotonic())
             status = 0
         except BaseException as error:  # noqa: BLE001 (pytest.exit and KeyboardInterrupt too)
-            send(**_failed_outside(job.item, error))
+            send(**_failed_outside(item, reporter.when, error))
             send(type="finished", at=time.monotonic())
             status = 0
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:
+        _end_daemons()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status)
+
+
+def _end_daemons() -> None:
+    """What `multiprocessing` does at exit, which `os._exit` leaves out: DataLoader workers end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when a worker is killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 class _Sender:
@@ -126,6 +132,7 @@ def _detach(job: RankJob) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     faulthandler.register(signal.SIGUSR1, file=job.stack, all_threads=True, chain=False)
+    faulthandler.enable(file=job.stack)
 
 
 def _prepare(job: RankJob) -> None:
@@ -140,25 +147,15 @@ def _prepare(job: RankJob) -> None:
     os.environ["LOCAL_SIZE"] = str(world.world_size)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    _seed(world.seed)
+    seeds.seed(world.seed)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(job.threads)
         if world.device == "cuda":
             torch.cuda.set_device(job.rank)
-    collectives.record_to(job.page)
-    if "deepspeed" in sys.modules:
-        request = builds.ask_agent(job.events, job.replies)
-        ops.install_hook(lambda name: Path(request(name)))
+    collectives.record_to(collectives.Page(job.page))
+    builds.connect(job.events, job.replies)
     sys.breakpointhook = _no_terminal
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed(seed)
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.manual_seed(seed)
 
 
 def _no_terminal(*_args: Any, **_kwargs: Any) -> None:
@@ -197,6 +194,19 @@ class _Reporter:
         self._config = config
         self._send = send
         self._at = 0.0
+        self.when = ""  # the phase that the item is in, empty before it has begun
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        self.when = "setup"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self) -> None:
+        self.when = "call"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self) -> None:
+        self.when = "teardown"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Any:
@@ -229,15 +239,14 @@ class _Reporter:
         )
 
 
-def _run(job: RankJob, send: _Sender) -> None:
-    item = job.item
+def _run(job: RankJob, item: pytest.Item, send: _Sender, reporter: _Reporter) -> None:
     config = item.config
     manager = config.pluginmanager
     terminal = manager.getplugin("terminalreporter")
     if terminal is not None:
         manager.unregister(terminal)
-    manager.register(_Reporter(config, send), "pytest_deepspeed_rank")
-    tmp.share(config._tmp_path_factory, job.basetemp)  # type: ignore[attr-defined]
+    manager.register(reporter, "pytest_deepspeed_rank")
+    tmp.share(config._tmp_path_factory, Path(job.basetemp))  # type: ignore[attr-defined]
     gc.enable()
     config.hook.pytest_runtest_protocol(item=item, nextitem=None)
     value = getattr(item, "returned", None)
@@ -245,10 +254,13 @@ def _run(job: RankJob, send: _Sender) -> None:
         send(type="value", value=value)
 
 
-def _failed_outside(item: pytest.Item, error: BaseException) -> dict[str, Any]:
+def _failed_outside(item: pytest.Item, when: str, error: BaseException) -> dict[str, Any]:
     """A failure that pytest's own protocol did not take: start-up, `pytest.exit`, Ctrl-C."""
     at = time.monotonic()
-    longrepr = pytest.ExceptionInfo.from_exception(error).getrepr(style="short")
-    report = pytest.TestReport(item.nodeid, item.location, {}, "failed", longrepr, "setup")
+    excinfo = pytest.ExceptionInfo.from_exception(error)
+    # The item's own way leaves out the frames of pytest above the test.
+    longrepr: Any = item.repr_failure(excinfo) if when else excinfo.getrepr(style="short")
+    when = when or "setup"
+    report = pytest.TestReport(item.nodeid, item.location, {}, "failed", longrepr, when)  # type: ignore[arg-type]
     data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
-    return {"type": "report", "when": "setup", "outcome": "failed", "at": at, "report": data}
+    return {"type": "report", "when": when, "outcome": "failed", "at": at, "report": data}

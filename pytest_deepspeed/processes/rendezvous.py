@@ -1,18 +1,22 @@
 """A place to meet that nobody else can take.
 
-The agent binds port 0 and listens; a process that it forks inherits the socket and serves the store
+The agent binds port 0 and listens, and hands the socket to a process of its own that serves a store
 on it. The port is never free in between, so no other program can get it (bind, close, and bind
 again later is the race of DeepSpeed #3975). No rank serves it, since the store must outlive each of
 them: with rank 0 as the server, 5 % of empty tests on 2 ranks and a third of those that end with
-`new_group` failed on a busy machine, because it had ended while a peer was still reading.
+`new_group` failed on a busy machine, because it had ended while a peer was still reading. Nor does
+the agent: a store has threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import signal
+import os
 import socket
 from typing import Any, NoReturn
+
+from pytest_deepspeed.processes import containment
 
 _LOOPBACK = "127.0.0.1"
 
@@ -25,16 +29,79 @@ def listen() -> socket.socket:
     return server
 
 
-def serve(server: socket.socket) -> NoReturn:
-    """Serves a `torch.distributed.TCPStore` on ``server`` until this process is killed."""
+class StoreServer:
+    """The process that serves the stores of an agent's worlds, one after the other."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._socket: socket.socket | None = None
+
+    def open(self) -> tuple[str, int]:
+        """Opens a fresh store; returns the address and port where it can be reached at once.
+
+        Connections wait in the socket's backlog until the process has taken it over.
+        """
+        with listen() as server:
+            address: tuple[str, int] = server.getsockname()
+            try:
+                self._send(server)
+            except OSError:  # it was killed: a test may do that to any process of its user
+                self.close()
+                self._send(server)
+        return address
+
+    def _send(self, server: socket.socket) -> None:
+        if self._socket is None:
+            self._start()
+        assert self._socket is not None
+        socket.send_fds(self._socket, [b"open"], [server.fileno()])
+
+    def _start(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        agent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.setsid()
+                containment.die_with_parent(agent)
+                self._socket.close()
+                _serve(theirs)
+            finally:
+                os._exit(1)
+        theirs.close()
+
+    def drop(self) -> None:
+        """Ends the store of a world that has ended."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.send(b"drop")
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._socket is not None:
+            containment.kill(self._pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+            self._socket.close()
+            self._socket = None
+
+
+def _serve(commands: socket.socket) -> NoReturn:
     from torch._C._distributed_c10d import TCPStore
 
-    addr, port = server.getsockname()
-    _store = TCPStore(
-        addr, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
-    )
+    store = None
     while True:
-        signal.pause()
+        message, fds, *_ = socket.recv_fds(commands, 16, 1)
+        if not message:
+            os._exit(0)
+        del store  # with its thread and its port
+        store = None
+        if fds:
+            server = socket.socket(fileno=fds[0])
+            addr, port = server.getsockname()
+            store = TCPStore(
+                addr, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
+            )
 
 
 def join_store(world_size: int, addr: str, port: int, timeout: float) -> Any:

@@ -57,6 +57,12 @@ def _complete(text: str) -> bool:
     return '"<string>"' in text or text.endswith("  ...\n")
 
 
+def of_crash(fd: int) -> str:
+    """The stack that `faulthandler` wrote when a signal ended the process; empty if it did not."""
+    lines = _read(fd).splitlines()
+    return with_source("\n".join(x for x in lines if x and not x.startswith("Extension modules:")))
+
+
 def _silence(pid: int) -> str:
     state = containment.state_of(pid)
     return (

@@ -6,14 +6,28 @@ import pytest
 
 from pytest_deepspeed.fixtures import DsTrain
 
-CASES = [
-    pytest.param(
-        f"zero{stage}-{dtype}",
-        marks=pytest.mark.ds_config(stage=stage, dtype=dtype),
-        id=f"zero{stage}-{dtype}",
+#: A silent fault of DeepSpeed that this suite meets. Strict: a release that mends it is noticed.
+STEPS_AT_INIT = pytest.mark.xfail(
+    strict=True,
+    reason="DeepSpeed 0.19.8: stage 0 in bf16 steps the optimizer once too often, at its start,"
+    " with zero gradients (runtime/fp16/fused_optimizer.py)",
+)
+
+#: torch's news for DeepSpeed, not for whoever asks whether a stage trains.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated. Please use:FutureWarning")
+
+
+def _case(stage: int, dtype: str, *marks: pytest.MarkDecorator) -> object:
+    name = f"zero{stage}-{dtype}"
+    return pytest.param(
+        name, id=name, marks=[pytest.mark.ds_config(stage=stage, dtype=dtype), *marks]
     )
-    for stage in range(4)
-    for dtype in ("fp32", "bf16")
+
+
+CASES = [
+    *(_case(stage, "fp32") for stage in range(4)),
+    _case(0, "bf16", STEPS_AT_INIT),
+    *(_case(stage, "bf16") for stage in (1, 2, 3)),
 ]
 
 

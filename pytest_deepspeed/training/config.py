@@ -19,6 +19,8 @@ class ConfigError(ValueError):
 def from_mark(args: Sequence[Any], kwargs: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """The config that ``ds_config(*args, **kwargs)`` describes.
 
+    Any other change is a top-level key of the config; ``None`` takes the key away.
+
     Args:
         base: where a relative path starts: the directory of the test file.
 
@@ -38,7 +40,8 @@ def from_mark(args: Sequence[Any], kwargs: Mapping[str, Any], base: Path) -> dic
         if device is not None:
             block = device if isinstance(device, dict) else {"device": device}
             config.setdefault("zero_optimization", {})[f"offload_{what}"] = block
-    return {**config, **changes}
+    merged = {**config, **changes}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _whole(given: Any, base: Path) -> dict[str, Any]:

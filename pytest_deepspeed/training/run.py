@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,14 +68,13 @@ def train(ds_config: Mapping[str, Any], *, data: str, steps: int, seed: int, wid
         seed: of weights, order of images and synthetic images.
         width: factor of all hidden widths of the net.
     """
-    from reference_training.data import load
     from reference_training.train import build_engine, run_steps
 
-    dataset = load(data, seed=seed)
+    images = dataset(data, seed)
     engine = build_engine(ds_config, width=width, seed=seed)
     try:
-        record = run_steps(engine, dataset, steps=steps, seed=seed)
-        common = _common_loss(engine, dataset)
+        record = run_steps(engine, images, steps=steps, seed=seed)
+        common = _common_loss(engine, images)
     finally:
         engine.destroy()
     return Run(
@@ -85,15 +85,28 @@ def train(ds_config: Mapping[str, Any], *, data: str, steps: int, seed: int, wid
     )
 
 
-def _common_loss(engine: Any, dataset: Any) -> float:
+@functools.cache
+def dataset(data: str, seed: int) -> Any:
+    """The images, loaded once in a process: the agent loads them and its ranks have them by fork.
+
+    Args:
+        data: what `reference_training.data.load` takes.
+        seed: of synthetic images.
+    """
+    from reference_training.data import load
+
+    return load(data, seed=seed)
+
+
+def _common_loss(engine: Any, images: Any) -> float:
     import torch
     from torch.nn.functional import cross_entropy
 
-    images, labels = dataset.batch(torch.arange(min(_COMMON_BATCH, len(dataset))))
+    batch, labels = images.batch(torch.arange(min(_COMMON_BATCH, len(images))))
     dtype = next(engine.module.parameters()).dtype
     engine.eval()
     with torch.no_grad():
-        logits = engine(images.to(engine.device, dtype))
+        logits = engine(batch.to(engine.device, dtype))
         return float(cross_entropy(logits.float(), labels.to(engine.device)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
+from pathlib import Path
 from typing import Any
 
 #: Error texts that say "a peer went away" and nothing about this rank. gloo and TCPStore, as seen
@@ -51,7 +52,7 @@ class Phase:
         longrepr = self.report.get("longrepr")
         if isinstance(longrepr, dict):
             crash = longrepr.get("reprcrash") or {}
-            text = str(crash.get("message", ""))
+            text = str(crash.get("message", "")).removeprefix("Failed: ")
         elif isinstance(longrepr, (list, tuple)):
             text = str(longrepr[-1]).removeprefix("Skipped: ")
         else:
@@ -145,6 +146,8 @@ class WorldResult:
         leaks: one sentence for each thing the test left behind.
         values: what a function returned on each rank, still pickled.
         warnings: warnings recorded on ranks, serialized.
+        spawned: why the ranks were spawned and not forked, or empty.
+        folder: the temporary directory that the ranks shared.
     """
 
     ranks: list[RankResult]
@@ -156,3 +159,5 @@ class WorldResult:
     leaks: list[str] = dataclasses.field(default_factory=list)
     values: dict[int, str] = dataclasses.field(default_factory=dict)
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    spawned: str = ""
+    folder: Path = Path()

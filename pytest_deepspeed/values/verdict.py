@@ -187,7 +187,7 @@ def _fate_text(
         return "was never started"
     if culprit is not None and rank.rank == culprit.rank and not world.hang:
         if vote is None or vote.kind == "crash":
-            return _crash(rank) if rank.crashed else _last(rank)
+            return f"{rank.ending} in {rank.where}" if rank.crashed else _last(rank)
         return f"{vote.kind}ed first, in {vote.when}"
     if world.hang and rank.killed:
         return f"was still in {'start-up' if rank.ready_at is None else rank.where}"
@@ -204,7 +204,7 @@ def _fate_text(
 
 def _what(vote: _Vote) -> str:
     if vote.phase is None:
-        return _crash(vote.rank)
+        return vote.rank.ending
     if vote.phase.peer_lost:
         return "it lost the connection to a peer"
     return vote.phase.message

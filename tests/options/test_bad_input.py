@@ -1,8 +1,7 @@
 """Bad input: one clear usage error each, with what to type instead, and no traceback."""
 
-import pytest
-
 import inner
+import pytest
 
 PASSES = """
     def test_passes():
@@ -17,8 +16,7 @@ ON_COMMAND_LINE = {
         "--ds-world-size: world_size must be a positive integer, got -1: write --ds-world-size=2"
     ),
     "--ds-world-size=two": (
-        "--ds-world-size: world_size must be a positive integer, got 'two': write"
-        " --ds-world-size=2"
+        "--ds-world-size: world_size must be a positive integer, got 'two': write --ds-world-size=2"
     ),
     "--ds-device=tpu": "--ds-device: unknown value 'tpu': use one of auto, cpu, cuda",
     "--ds-device=cuda": (

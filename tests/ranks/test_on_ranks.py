@@ -1,4 +1,5 @@
 """What a test that runs on ranks finds there. These tests run on ranks themselves."""
+# ruff: noqa: NPY002 (NumPy's global generator is what is tested)
 
 import os
 import random
@@ -108,7 +109,7 @@ def test_generators_start_alike(request):
 
 @two
 def test_tmp_path_is_one_for_all(rank, tmp_path, rank_tmp_path, tmp_path_factory):
-    """Protects: ranks share ``tmp_path`` and what the factory makes; ``rank_tmp_path`` is private."""
+    """Protects: ranks share ``tmp_path`` and what the factory makes, not ``rank_tmp_path``."""
     (tmp_path / str(rank)).touch()
     made = tmp_path_factory.mktemp("data")
     dist.barrier()

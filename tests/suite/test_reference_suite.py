@@ -1,0 +1,109 @@
+"""The reference suite as a user has it: from the wheel, in an empty folder."""
+
+import subprocess
+import sys
+
+import inner
+import pytest
+
+SUITE = ("--pyargs", "pytest_deepspeed.suite")
+
+
+def run(folder, *args, **env):
+    """Runs pytest in an empty folder; the exit code and what was shown."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", *args],
+        cwd=folder,
+        env=inner.environment(**env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def table(output):
+    """``{mode: verdict}`` of the table that is shown at the end."""
+    rows = [line.split() for line in output.splitlines() if line.startswith("zero")]
+    return {row[0]: row[-1] for row in rows}
+
+
+@pytest.mark.parametrize("workers", [("-p", "no:xdist"), ("-n", "2")])
+def test_m_zero3(tmp_path, workers):
+    """Protects: ``-m zero3`` selects the stage, trains it, and shows it, with and without ``-n``."""
+    status, output = run(tmp_path, *SUITE, "-m", "zero3", *workers)
+
+    assert status == 0, output
+    assert table(output) == {"zero3-fp32": "passed", "zero3-bf16": "passed"}
+    assert "data: synthetic (2,048 images)" in output
+
+
+def test_every_stage_on_digits(tmp_path):
+    """Protects: the demo: each stage trains on real images, and the known fault is expected."""
+    status, output = run(tmp_path, *SUITE, "--ds-data=digits", "-m", "zero0 or zero2")
+
+    assert status == 0, output
+    assert table(output) == {
+        "zero0-fp32": "passed",
+        "zero0-bf16": "xfailed",
+        "zero2-fp32": "passed",
+        "zero2-bf16": "passed",
+    }
+    assert "data: digits: scikit-learn's 1,797 handwritten digits" in output
+
+
+FP16 = """
+    import pytest
+
+    @pytest.mark.world_size(2)
+    @pytest.mark.ds_config(stage=1, dtype="fp16")
+    def test_fp16(ds_train):
+        assert ds_train(steps=10).check() == []
+"""
+
+
+def test_what_is_adapted_is_said(inner_session):
+    """Protects: fp16 on a CPU is changed, and report, summary and JUnit say so."""
+    session = inner_session(FP16)
+    change = (
+        "fp16 -> bf16 (a CPU does not train in fp16; the fp16 block's loss scaling is not used)."
+    )
+
+    assert session.status == 0, session.output
+    assert f"adapted in 1 test: {change}" in session.output
+    assert "(--ds-require=exact makes an adaptation a failure)" in session.output
+    junit = session.folder.joinpath("junit.xml").read_text()
+    assert 'name="ds_adapted"' in junit
+
+
+def test_exact_makes_an_adaptation_a_failure(inner_session):
+    """Protects: ``--ds-require=exact`` fails what cannot run as written, and says why."""
+    session = inner_session(FP16, args=["--ds-require=exact"])
+
+    assert session.status == 1
+    assert "\n--ds-require=exact: fp16 -> bf16 (a CPU does not train in fp16;" in session.output
+
+
+def test_the_seeds_config_runs(inner_session):
+    """Protects: the seed's own config, as it is, trains on a CPU with what was changed said."""
+    session = inner_session(
+        """
+        import pytest
+        from pathlib import Path
+        import reference_training
+
+        SEED = Path(reference_training.__file__).parent / "examples/seed/ds_config.json"
+
+        @pytest.mark.world_size(2)
+        @pytest.mark.ds_config(SEED)
+        def test_seed(ds_train, ds_config):
+            run = ds_train(steps=5)
+            assert run.record.train_batch_size == 16
+            assert ds_config["bf16"]["enabled"]
+        """,
+        args=["-m", "zero0"],
+    )
+
+    assert session.status == 0, session.output
+    assert "zero0-bf16  2      5" in session.output
