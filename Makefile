@@ -1,7 +1,9 @@
 PYTHON ?= python3
 VENV ?= .venv
-# The DeepSpeed ops that the tests need, compiled before they start.
+# The DeepSpeed ops that are needed, compiled before the tests start. Ranks of the plugin do without
+# deepspeed_shm_comm; a training that is started by hand, as some tests do, does not.
 OPS ?= fused_adam
+test: OPS = fused_adam deepspeed_shm_comm
 # More arguments for pytest, as in: make test ARGS="-p no:randomly -k zero3"
 ARGS ?=
 # A test run that takes longer is interrupted, so that it says what it was at.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_deepspeed.inprocess import process_group, under_torchrun
-from pytest_deepspeed.values.world import World
+from pytest_deepspeed.inprocess import process_group
+from pytest_deepspeed.values.world import World, under_torchrun
 
 USAGE = """\
 usage: torchrun --standalone --nproc_per_node=N -m pytest_deepspeed TEST [OPTION]...
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 def _call(file: Path) -> int:
     """Calls the function and prints its value; its exception is torchrun's to show."""
-    from pytest_deepspeed.processes import call, channel, preload
+    from pytest_deepspeed.processes import call, channel
 
     asked = json.loads(file.read_text())
     world = World(
@@ -51,7 +51,6 @@ def _call(file: Path) -> int:
     )
     if asked["file"]:
         sys.path.insert(0, str(Path(asked["file"]).parent))
-    preload.preload()
     with process_group(world, alone=False):
         value = channel.unpack(call.call_on_rank(asked))
     sys.stdout.write(f"[rank {os.environ['RANK']}] returned {value!r}\n")

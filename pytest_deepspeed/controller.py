@@ -16,7 +16,7 @@ import pytest
 
 from pytest_deepspeed import repeat
 from pytest_deepspeed import report as reports
-from pytest_deepspeed.markers import config_of, world_of
+from pytest_deepspeed.markers import config_of, timeout_of, world_of
 from pytest_deepspeed.options import SETTINGS, Settings
 from pytest_deepspeed.values.errors import AgentError
 from pytest_deepspeed.values.outcome import WorldResult
@@ -184,6 +184,7 @@ class Controller:
 
     def _stand_for(self, item: pytest.Item, when: str) -> None:
         """Raises what stands for the ranks in this phase, so that hooks see an exception."""
+        __tracebackhide__ = True
         merged = item.stash.get(_MERGED, {}).get(when)
         if when == "teardown":
             for leak in item.stash.get(_LEAKS, []):
@@ -235,7 +236,8 @@ class Controller:
         from pytest_deepspeed.processes import call, channel, devices
 
         devices.check_world_size(world_size, "ds_run")
-        world = self._settings.world(world_size, timeout, init_process_group)
+        budget = timeout or timeout_of(item)
+        world = self._settings.world(world_size, budget, init_process_group)
         asked = call.reference(function, kwargs)
         try:
             result, verdict = self.run(item, world, asked)
@@ -262,6 +264,7 @@ class Controller:
 
 def _warn_at(item: pytest.Item, warning: Warning) -> None:
     """Warns at the test's own line."""
+    __tracebackhide__ = True
     warnings.warn_explicit(warning, None, str(item.path), (item.location[1] or 0) + 1)
 
 

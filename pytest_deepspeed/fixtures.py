@@ -12,6 +12,7 @@ import pytest
 from pytest_deepspeed.markers import config_of, where_of
 from pytest_deepspeed.options import SETTINGS
 from pytest_deepspeed.values import role
+from pytest_deepspeed.values.world import under_torchrun
 
 if TYPE_CHECKING:
     import torch
@@ -84,9 +85,10 @@ def ds_config(request: pytest.FixtureRequest) -> dict[str, Any]:
     from pytest_deepspeed.training.config import adapted
 
     if request.node.get_closest_marker("ds_config") is None:
+        ranked = "" if role.current() == "rank" else "@pytest.mark.world_size(2) and "
         pytest.fail(
             f"{where_of(request.node)}: the fixture 'ds_config' needs a config: mark the test with"
-            " @pytest.mark.ds_config(stage=2)",
+            f" {ranked}@pytest.mark.ds_config(stage=2)",
             pytrace=False,
         )
     settings = request.config.stash[SETTINGS]
@@ -140,6 +142,12 @@ def ds_run(request: pytest.FixtureRequest) -> DsRun:
             " take the world_size marker off this test",
             pytrace=False,
         )
+    if under_torchrun():
+        pytest.fail(
+            f"{where_of(request.node)}: the fixture 'ds_run' starts worlds of its own and cannot be"
+            " used under torchrun: run the test with pytest",
+            pytrace=False,
+        )
     return DsRun(request)
 
 
@@ -165,7 +173,7 @@ class DsRun:
                 ``device`` are given to it where it takes them.
             world_size: ranks of this world; ``--ds-world-size`` does not replace it, since such a
                 test is about the sizes it names.
-            timeout: budget in seconds, in place of ``--ds-timeout``.
+            timeout: budget in seconds, in place of the test's ``ds_timeout`` and ``--ds-timeout``.
             kwargs: picklable arguments, the same on each rank.
 
         Returns:

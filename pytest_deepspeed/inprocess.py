@@ -13,14 +13,9 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from pytest_deepspeed.markers import where_of, world_of
-from pytest_deepspeed.processes import preload, rendezvous, seeds
+from pytest_deepspeed.processes import builds, ops, preload, rendezvous, seeds
 from pytest_deepspeed.values import role
-from pytest_deepspeed.values.world import World, torchrun_environment
-
-
-def under_torchrun() -> bool:
-    """Whether torchrun has made this process a rank."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+from pytest_deepspeed.values.world import World, torchrun_environment, under_torchrun
 
 
 class InProcess:
@@ -77,7 +72,6 @@ def _as_rank(world: World) -> Iterator[None]:
         previous = role.current()
         role.become("rank")
         try:
-            preload.preload()
             with process_group(world, alone):
                 yield
         finally:
@@ -89,22 +83,22 @@ def _as_rank(world: World) -> Iterator[None]:
 @contextlib.contextmanager
 def process_group(world: World, alone: bool) -> Iterator[None]:
     """A seeded process in a process group of what torchrun has started, or ``alone``."""
+    preload.preload()
+    remove_hook = ops.install_hook(builds.obtain)
     import torch
     import torch.distributed as dist
     from torch._C._distributed_c10d import HashStore
 
     seeds.seed(world.seed)
-    if not world.init_process_group:
-        yield
-        return
     if world.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if alone:
+    if world.init_process_group and alone:
         dist.init_process_group(world.backend, store=HashStore(), rank=0, world_size=1)
-    else:
+    elif world.init_process_group:
         dist.init_process_group(world.backend)
     try:
         yield
     finally:
+        remove_hook()
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from pytest_deepspeed.options import SETTINGS
 from pytest_deepspeed.processes import devices
 from pytest_deepspeed.values.errors import WorldSizeError
 from pytest_deepspeed.values.modes import mode_names
-from pytest_deepspeed.values.world import World
+from pytest_deepspeed.values.world import World, under_torchrun
 
 MARKERS = (
     "world_size(n, init_process_group=True): run the test on n ranks; a list: once for each size.",
@@ -74,23 +73,26 @@ def world_of(item: pytest.Item) -> World | None:
     size = request.sizes[0]
     if len(request.sizes) > 1:
         size = int(item.callspec.params["world_size"])  # type: ignore[call-overload]
-    return settings.world(size, _timeout(item), request.init_process_group)
+    return settings.world(size, timeout_of(item), request.init_process_group)
 
 
-def needs_ranks(item: pytest.Item) -> bool:
-    """Whether a test runs on ranks, or starts some with `ds_run`."""
-    return item.get_closest_marker("world_size") is not None or "ds_run" in getattr(
-        item, "fixturenames", ()
-    )
+def is_ranked(item: pytest.Item) -> bool:
+    """Whether a test runs on ranks."""
+    return item.get_closest_marker("world_size") is not None
+
+
+def starts_worlds(item: pytest.Item) -> bool:
+    """Whether a test of the controller starts worlds, with `ds_run`."""
+    return "ds_run" in getattr(item, "fixturenames", ())
 
 
 def wants_this_process(config: pytest.Config) -> bool:
     """Whether ranked tests run in this process: under torchrun, and for a debugger."""
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
-    return torchrun or bool(config.option.usepdb or config.option.trace)
+    return under_torchrun() or bool(config.option.usepdb or config.option.trace)
 
 
-def _timeout(item: pytest.Item) -> float | None:
+def timeout_of(item: pytest.Item) -> float | None:
+    """The body budget that a test's ``ds_timeout`` marker asks for, in seconds."""
     mark = item.get_closest_marker("ds_timeout")
     if mark is None:
         return None

@@ -20,6 +20,7 @@ from pytest_deepspeed.fixtures import (  # noqa: F401 (pytest finds fixtures as 
 )
 from pytest_deepspeed.summary import Summary
 from pytest_deepspeed.values import role
+from pytest_deepspeed.values.world import under_torchrun
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Summary(), "pytest_deepspeed_summary")
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """What is not the default, and where it came from."""
+    given = config.stash[options.SETTINGS].given
+    if not given:
+        return None
+    return "deepspeed: " + ", ".join(f"{name}={value}" for name, value in given.items())
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each size of ``world_size([...])``."""
     markers.parametrize_world_size(metafunc)
@@ -58,12 +67,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     if role.current() != "controller" or config.option.collectonly:
         return
-    if any(map(markers.needs_ranks, session.items)):
-        if markers.wants_this_process(config):
-            from pytest_deepspeed.inprocess import InProcess
+    ranked = [item for item in session.items if markers.is_ranked(item)]
+    if ranked and markers.wants_this_process(config):
+        from pytest_deepspeed.inprocess import InProcess
 
-            InProcess.take_over(config, session.items)
-        else:
-            from pytest_deepspeed.controller import Controller
+        InProcess.take_over(config, ranked)
+        ranked = []
+    if ranked or (any(map(markers.starts_worlds, session.items)) and not under_torchrun()):
+        from pytest_deepspeed.controller import Controller
 
-            Controller.take_over(config, session.items)
+        Controller.take_over(config, ranked)

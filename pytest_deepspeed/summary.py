@@ -66,6 +66,6 @@ class Summary:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Writes it, in the controller only."""
         if lines := self.lines():
-            terminalreporter.section("DeepSpeed", sep="=")
+            terminalreporter.write_sep("=", "DeepSpeed")
             for line in lines:
                 terminalreporter.write_line(line)

@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         if first:
             print(f"reference_training.cifar10: error: {error}", file=sys.stderr)
         return 2
+    if first:
+        print("starting DeepSpeed, which compiles its ops on first use (minutes)", flush=True)
     deepspeed.init_distributed()
     progress = Progress(args.steps, args.log_every) if first else None
     if first:

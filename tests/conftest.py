@@ -8,6 +8,7 @@ from filelock import FileLock
 
 
 def pytest_configure(config):
+    """Registers the mark of the tests that share an inner session."""
     config.addinivalue_line(
         "markers",
         "inner(source): a test file for the inner session that all tests with this mark share.",

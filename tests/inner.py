@@ -5,7 +5,9 @@ real agent. Only what differs from run to run is replaced in its output: process
 addresses, the directory, and the line numbers of torch's own source.
 """
 
+import contextlib
 import dataclasses
+import functools
 import os
 import re
 import subprocess
@@ -18,14 +20,17 @@ from pathlib import Path
 _INI = "[pytest]\naddopts = -p no:randomly -p no:asyncio\n"
 
 #: What the outer session tells its own workers and agents, and the inner one must not hear.
-_OUTER = re.compile(r"PYTEST_(?!DS_OPS_CACHE$)|COV_CORE_|COVERAGE_|TORCHELASTIC_|FORCE_COLOR|PY_COLORS")
+_OUTER = re.compile(
+    r"PYTEST_(?!DS_OPS_CACHE$)|COV_CORE_|COVERAGE_|TORCHELASTIC_|FORCE_COLOR|PY_COLORS"
+)
 
 _VOLATILE = (
     (r"\(pid \d+\)", "(pid N)"),
+    (r"(?<!\S)/\S*?pytest-of-\S+?/pytest-\d+/", "TMP/"),
     (r"\d+ ms later", "N ms later"),
     (r"0x[0-9a-f]+", "0xN"),
-    (r"\S*/site-packages/torch/(\S+?):\d+(:?) in", r"torch/\1:N\2 in"),
-    (r"\S*/lib/python3\.\d+/(?!site-packages)(\S+?):\d+(:?) in", r"python/\1:N\2 in"),
+    (r"(?<!\S)[./]\S*?/site-packages/torch/(\S+?):\d+(:?) in", r"torch/\1:N\2 in"),
+    (r"(?<!\S)[./]\S*?/lib/python3\.\d+/(?!site-packages)(\S+?):\d+(:?) in", r"python/\1:N\2 in"),
     (r"\(\d+ frames of", "(N frames of"),
     (r"(127\.0\.0\.1\]?):\d+", r"\1:PORT"),
     (r" +$", ""),
@@ -85,27 +90,36 @@ class Session:
     def status(self):
         return int(self.folder.joinpath("status").read_text())
 
-    @property
+    @functools.cached_property
     def output(self):
         return normalised(self.folder.joinpath("output").read_text(), self.folder)
 
+    @functools.cached_property
+    def _sections(self):
+        headline = r"^(?:=+ (.+) =+|-+ generated xml file: .+)\n"
+        parts = re.split(headline, self.output, flags=re.MULTILINE)
+        return dict(zip(parts[1::2], parts[2::2], strict=True))
+
     def section(self, title):
         """The lines below ``==== title ====``, up to the next such line."""
-        found = re.search(rf"^=+ {title} =+\n(.*?)(?=^=+ .* =+$)", self.output, re.M | re.S)
-        return found[1] if found else ""
+        return self._sections.get(title, "")
 
     def failures(self, file):
         """Each failure of the tests of one file, as text: ``{headline: block}``."""
         blocks = {}
         for title in ("ERRORS", "FAILURES"):
-            parts = re.split(r"^_{3,} (.+) _{3,}\n", self.section(title), flags=re.M)
+            parts = re.split(r"^_{3,} (.+) _{3,}\n", self.section(title), flags=re.MULTILINE)
             blocks.update(zip(parts[1::2], parts[2::2], strict=True))
         tests = re.findall(r"def (test_\w+)", file.read_text())
-        return {head: text for head, text in blocks.items() if head.split("[")[0].split()[-1] in tests}
+        return {head: block for head, block in blocks.items() if _test_of(head) in tests}
 
     def test(self, file):
         """What the session says of the tests of one file."""
         return Shown(self, file)
+
+
+def _test_of(headline):
+    return headline.partition("[")[0].split()[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +147,16 @@ class Shown:
         blocks = self.session.section("warnings summary").split("\n\n")
         own = [block for block in blocks if block.startswith(self.file.name)]
         return "".join(f"{block.rstrip()}\n" for block in own)
+
+    @property
+    def left(self):
+        """The command lines of processes that still run in the session's directory."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if process.joinpath("cwd").readlink() == self.session.folder:
+                    found.append(process.joinpath("cmdline").read_text().replace("\0", " "))
+        return found
 
     @property
     def seconds(self):

@@ -56,11 +56,11 @@ def main() -> None:
         raise
     agent = _Agent(config, start, reader, events)
     config.pluginmanager.register(agent, "pytest_deepspeed_agent")
-    config.hook.pytest_cmdline_main(config=config)
+    status = config.hook.pytest_cmdline_main(config=config)
     # Taking torch's modules apart would cost each session 0.4 s, and seconds on a busy machine.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(int(status))
 
 
 def prepare(start: channel.Frame) -> pytest.Config:

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pytest_deepspeed.processes import channel
+from pytest_deepspeed.processes import channel, containment
 from pytest_deepspeed.values.errors import AgentError
 from pytest_deepspeed.values.outcome import Phase, RankResult, WorldResult
 from pytest_deepspeed.values.world import World
@@ -26,6 +27,9 @@ _START_BUDGET = 300.0
 
 #: After an abort the agent kills and reaps; it needs milliseconds.
 _ABORT_BUDGET = 15.0
+
+#: Environment variable that all processes of one agent have.
+_MARK = "PYTEST_DS_AGENT"
 
 Frame = channel.Frame
 
@@ -54,12 +58,14 @@ class AgentClient:
 
     def __init__(self, start: Frame, sys_path: list[str], listener: Listener) -> None:
         self._listener = listener
+        self._mark = uuid.uuid4().hex
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         self._process = subprocess.Popen(
             _command(sys_path),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            env={**os.environ, _MARK: self._mark},
             # Ctrl-C is for the controller, which then tells the agent.
             start_new_session=True,
         )
@@ -244,6 +250,7 @@ class AgentClient:
         if self._alive:
             self._process.kill()
             self._process.wait()
+        containment.kill_marked(f"{_MARK}={self._mark}")
 
 
 def _command(sys_path: list[str]) -> list[str]:

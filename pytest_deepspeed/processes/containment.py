@@ -7,12 +7,16 @@ rank becomes the agent's child and is found in ``/proc/self/task/*/children``.
 
 from __future__ import annotations
 
+import _posixshmem  # type: ignore[import-not-found]
 import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -95,6 +99,17 @@ def kill(pid: int) -> None:
             send(pid, signal.SIGKILL)
 
 
+def kill_marked(mark: str) -> None:
+    """SIGKILL to every process with ``mark`` (``NAME=value``) in its environment.
+
+    So what an agent's ranks left is found when the agent is no more there to adopt it.
+    """
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if mark.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                kill(int(pid))
+
+
 def kill_strays(keep: set[int]) -> list[tuple[int, str]]:
     """Kills and reaps every descendant of this process that is not in ``keep``.
 
@@ -145,14 +160,19 @@ def shared_memory() -> dict[str, int]:
     return found
 
 
-def unlink_new_shared_memory(before: dict[str, int]) -> list[tuple[str, int]]:
-    """Unlinks segments that are new since ``before`` and that no living process maps or holds.
+def unlink_left_shared_memory(
+    before: dict[str, int], ours: Callable[[str], bool]
+) -> list[tuple[str, int]]:
+    """Unlinks segments that are new since ``before``, ours, and that no process maps or holds.
+
+    Args:
+        before: what `shared_memory` gave when the world began.
+        ours: whether a name belongs to the world that has ended.
 
     Returns:
-        ``(name, bytes)`` of each. Segments of a neighbour (another agent, another program) are
-        mapped by it and stay.
+        ``(name, bytes)`` of each.
     """
-    new = {name: size for name, size in shared_memory().items() if name not in before}
+    new = {n: size for n, size in shared_memory().items() if n not in before and ours(n)}
     if not new:
         return []
     used = _shared_memory_in_use()
@@ -160,6 +180,27 @@ def unlink_new_shared_memory(before: dict[str, int]) -> list[tuple[str, int]]:
     for name, _ in gone:
         (_SHM / name).unlink(missing_ok=True)
     return gone
+
+
+def record_shared_memory(fd: int) -> None:
+    """In a rank: writes to ``fd`` the name of each segment that it or its children open.
+
+    What native code opens is not seen; torch and DeepSpeed name theirs after process id and port.
+    """
+    prefix = f"{_SHM}/"
+
+    def opened(event: str, args: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(args[0], str) and args[0].startswith(prefix):
+            os.write(fd, f"{args[0].removeprefix(prefix)}\n".encode())
+
+    sys.addaudithook(opened)
+    real = _posixshmem.shm_open
+
+    def shm_open(path: str, *args: Any, **kwargs: Any) -> int:
+        os.write(fd, f"{path.lstrip('/')}\n".encode())
+        return int(real(path, *args, **kwargs))
+
+    _posixshmem.shm_open = shm_open
 
 
 def _shared_memory_in_use() -> set[str]:

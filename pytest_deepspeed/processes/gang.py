@@ -135,11 +135,11 @@ class Gang:
             if member.status < 0 and not member.killed:
                 member.trace = stacks.of_crash(member.stack)
             if not member.events.closed:
+                # First, since draining it may find its end and close it.
+                self._selector.unregister(member.events)
                 with contextlib.suppress(ValueError):
                     for frame in member.events.drain():
                         self._hear(member, frame)
-                if not member.events.closed:
-                    self._selector.unregister(member.events)
             if not member.killed and (not member.finished or member.status != 0):
                 self._shorten(GRACE)
 
@@ -232,10 +232,14 @@ class Gang:
             member.close()
         return frame
 
+    def _opened(self, segment: str) -> bool:
+        port = str(self._task.address[1])  # in the names of DeepSpeed's own segments
+        return f"_{port}" in segment or any(m.opened(segment) for m in self._members)
+
     def _contain(self) -> None:
         for pid, command in containment.kill_strays(self._keep | self._builds.pids):
             self._leaks.append(f"a process was left running and was killed: {command} (pid {pid})")
-        for name, size in containment.unlink_new_shared_memory(self._shm):
+        for name, size in containment.unlink_left_shared_memory(self._shm, self._opened):
             self._leaks.append(
                 f"a shared-memory segment was left and was unlinked: /dev/shm/{name} ({size} bytes)"
             )

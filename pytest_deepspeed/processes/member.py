@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ class Member:
     stdout: Output
     stderr: Output
     stack: int
+    segments: int
     page: collectives.Page
     ready: bool = False
     finished: bool = False
@@ -90,6 +92,7 @@ class Member:
         replies_read, replies_write = os.pipe()
         stdout, stderr = Output.make("stdout", around.live), Output.make("stderr", around.live)
         stack = os.memfd_create(f"stack-{rank}")
+        segments = os.memfd_create(f"segments-{rank}")
         page = collectives.Page()
         job = RankJob(
             rank=rank,
@@ -99,6 +102,7 @@ class Member:
             stdout=stdout.write_fd,
             stderr=stderr.write_fd,
             stack=stack,
+            segments=segments,
             page=page.fd,
             addr=task.address[0],
             port=task.address[1],
@@ -126,18 +130,24 @@ class Member:
             stdout=stdout,
             stderr=stderr,
             stack=stack,
+            segments=segments,
             page=page,
         )
 
     @property
     def fds(self) -> list[int]:
         """The agent's descriptors of this rank, which no peer may hold open."""
-        own = [self.pidfd, self.events.fd, self.replies, self.stack, self.page.fd]
+        own = [self.pidfd, self.events.fd, self.replies, self.stack, self.segments, self.page.fd]
         return own + [fd for o in (self.stdout, self.stderr) for fd in o.fds]
+
+    def opened(self, segment: str) -> bool:
+        """Whether it opened a segment of that name, as far as it was seen or its name tells."""
+        seen = os.pread(self.segments, os.fstat(self.segments).st_size, 0).decode()
+        return segment in seen.splitlines() or str(self.pid) in re.split(r"\D+", segment)
 
     def close(self) -> None:
         """Gives everything back; the process has ended."""
-        for fd in (self.pidfd, self.replies, self.stack):
+        for fd in (self.pidfd, self.replies, self.stack, self.segments):
             os.close(fd)
         self.events.close()
         self.stdout.close()

@@ -48,6 +48,7 @@ class RankJob:
         events: descriptor it writes frames to.
         replies: descriptor it reads answers from.
         stdout, stderr, stack: descriptors for its output and its stack on request.
+        segments: descriptor that the names of the shared memory it opens are written to.
         page: descriptor of the memory where its collectives are recorded.
         addr, port: the rendezvous.
         run_id: names the world, unique in the session.
@@ -64,6 +65,7 @@ class RankJob:
     stdout: int
     stderr: int
     stack: int
+    segments: int
     page: int
     addr: str
     port: int
@@ -154,6 +156,7 @@ def _prepare(job: RankJob) -> None:
         if world.device == "cuda":
             torch.cuda.set_device(job.rank)
     collectives.record_to(collectives.Page(job.page))
+    containment.record_shared_memory(job.segments)
     builds.connect(job.events, job.replies)
     sys.breakpointhook = _no_terminal
 

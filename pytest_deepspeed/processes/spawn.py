@@ -33,7 +33,7 @@ def start(job: RankJob, setup: dict[str, Any], order: dict[str, Any]) -> int:
         f"import sys; sys.path[:] = {sys.path!r};"
         f" from pytest_deepspeed.processes.spawn import main; main({orders})"
     )
-    passed = [orders, job.events, job.replies, job.stdout, job.stderr, job.stack, job.page]
+    passed = [orders, *_descriptors(job)]
     for fd in passed:
         os.set_inheritable(fd, True)
     try:
@@ -45,6 +45,11 @@ def start(job: RankJob, setup: dict[str, Any], order: dict[str, Any]) -> int:
         os.close(orders)
 
 
+def _descriptors(job: RankJob) -> list[int]:
+    own = [job.events, job.replies, job.stdout, job.stderr]
+    return [*own, job.stack, job.segments, job.page]
+
+
 def main(orders: int) -> None:
     """Entry point of the process."""
     from pytest_deepspeed.processes.agent import prepare
@@ -52,7 +57,7 @@ def main(orders: int) -> None:
     told = json.loads(os.pread(orders, os.fstat(orders).st_size, 0))
     os.close(orders)
     job = RankJob(**{**told["job"], "world": World(**told["job"]["world"])})
-    for fd in (job.events, job.replies, job.stdout, job.stderr, job.stack, job.page):
+    for fd in _descriptors(job):
         os.set_inheritable(fd, False)
     os.dup2(job.stdout, 1)
     os.dup2(job.stderr, 2)

@@ -13,9 +13,6 @@ STEPS_AT_INIT = pytest.mark.xfail(
     " with zero gradients (runtime/fp16/fused_optimizer.py)",
 )
 
-#: torch's news for DeepSpeed, not for whoever asks whether a stage trains.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated. Please use:FutureWarning")
-
 
 def _case(stage: int, dtype: str, *marks: pytest.MarkDecorator) -> object:
     name = f"zero{stage}-{dtype}"

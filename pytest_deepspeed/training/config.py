@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from reference_training import configs
 from reference_training.adapt import adapt
 
 _DTYPES = ("fp32", "bf16", "fp16")
+
+#: Changes that are no key of DeepSpeed's, but say what shall be in one.
+_CHANGES = ("stage", "dtype", "offload_optimizer", "offload_param")
 
 
 class ConfigError(ValueError):
@@ -30,6 +35,7 @@ def from_mark(args: Sequence[Any], kwargs: Mapping[str, Any], base: Path) -> dic
     changes = dict(kwargs)
     if len(args) > 1:
         raise ConfigError("ds_config takes one dict or path; write ds_config(stage=2)")
+    _refuse_typos(changes)
     config = _whole(args[0], base) if args else configs.load(_stage(changes.pop("stage", 0)))
     if args and "stage" in changes:
         config.setdefault("zero_optimization", {})["stage"] = _stage(changes.pop("stage"))
@@ -46,29 +52,25 @@ def from_mark(args: Sequence[Any], kwargs: Mapping[str, Any], base: Path) -> dic
 
 def _whole(given: Any, base: Path) -> dict[str, Any]:
     if isinstance(given, Mapping):
-        return dict(given)
+        return copy.deepcopy(dict(given))
     if isinstance(given, (str, Path)):
-        return read(base / given)
+        try:
+            return configs.read(base / given)
+        except configs.ConfigError as error:
+            raise ConfigError(str(error)) from None
     raise ConfigError(f"ds_config takes a dict or a path, got {given!r}; write ds_config(stage=2)")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A config file, parsed with hjson as DeepSpeed does.
+def _refuse_typos(changes: Mapping[str, Any]) -> None:
+    """DeepSpeed ignores a top-level key that it does not know: one that is nearly a key is refused.
 
-    Raises:
-        ConfigError: no such file, or no object in it.
+    Keys of DeepSpeed that are like none of these pass as they are.
     """
-    import hjson
-
-    try:
-        config = hjson.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
-    except hjson.HjsonDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: {error.msg}") from None
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"{path} holds no DeepSpeed config: a JSON object is expected")
-    return dict(config)
+    known = [*_CHANGES, *configs.load(3), "fp16", "bf16", "train_batch_size", "aio", "checkpoint"]
+    for key in changes:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if near and key not in known:
+            raise ConfigError(f"ds_config has no {key!r}; did you mean {near[0]!r}?")
 
 
 def _stage(stage: Any) -> int:

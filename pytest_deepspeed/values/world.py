@@ -46,6 +46,11 @@ def max_cpu_world_size() -> int:
     return RANKS_PER_CORE * len(os.sched_getaffinity(0))
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun has made this process a rank."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+
+
 def torchrun_environment(
     rank: int, world_size: int, master_addr: str, master_port: int, run_id: str
 ) -> dict[str, str]:

@@ -130,6 +130,22 @@ def test_where_a_value_comes_from(inner_session, tmp_path, monkeypatch):
     )
 
 
+def test_header_shows_what_is_set(inner_session, tmp_path):
+    """Protects: the header says what is not the default, and where it came from."""
+    shown = inner_session(PASSES, args=["--ds-seed=3"]).output
+    process = inner.start(tmp_path, PYTEST_DS_DEVICE="cpu")
+    process.wait()
+    from_environment = tmp_path.joinpath("output").read_text()
+
+    assert "\ndeepspeed: seed=3\n" in shown
+    assert "\ndeepspeed: device=cpu (PYTEST_DS_DEVICE)\n" in from_environment
+
+
+def test_header_is_silent_by_default(inner_session):
+    """Protects: a session that sets nothing has no line of ours."""
+    assert "deepspeed: " not in inner_session(PASSES).output
+
+
 def test_rank_fixture_without_marker(inner_session):
     """Protects: a fixture of ranks in an unmarked test says which marker is missing."""
     session = inner_session(

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from pytest_deepspeed.processes import op_cache
+
 TRAININGS = Path(__file__).with_name("trainings.py")
 
 
@@ -46,6 +48,7 @@ def torchrun(*arguments, timeout=420):
     """Run a script or module on two CPU ranks; the compiled ops may first have to be built."""
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")},
+        "TORCH_EXTENSIONS_DIR": str(op_cache.cache_dir("cpu")),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",

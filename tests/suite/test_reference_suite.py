@@ -31,7 +31,7 @@ def table(output):
 
 @pytest.mark.parametrize("workers", [("-p", "no:xdist"), ("-n", "2")])
 def test_m_zero3(tmp_path, workers):
-    """Protects: ``-m zero3`` selects the stage, trains it, and shows it, with and without ``-n``."""
+    """Protects: ``-m zero3`` selects the stage and trains it, with and without ``-n``."""
     status, output = run(tmp_path, *SUITE, "-m", "zero3", *workers)
 
     assert status == 0, output
