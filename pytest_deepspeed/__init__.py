@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_deepspeed.errors import RankLeakWarning, RanksFailed, RankSpawnWarning
 from pytest_deepspeed.values import role as _role
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["ds_role"]
+__all__ = ["RankLeakWarning", "RankSpawnWarning", "RanksFailed", "ds_role"]
 
 
 def ds_role(config: pytest.Config) -> _role.Role:  # noqa: ARG001 (one process has one config)

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_deepspeed import repeat
 from pytest_deepspeed import report as reports
+from pytest_deepspeed.errors import RankLeakWarning, RanksFailed, RankSpawnWarning
 from pytest_deepspeed.markers import config_of, timeout_of, world_of
 from pytest_deepspeed.options import SETTINGS, Settings
 from pytest_deepspeed.values.errors import AgentError
@@ -28,18 +29,6 @@ _SYS_PATH = list(sys.path)
 
 _MERGED = pytest.StashKey[dict[str, reports.PhaseReport]]()
 _LEAKS = pytest.StashKey[list[str]]()
-
-
-class RanksFailed(Exception):
-    """A world ended badly; the text is the first failure and what became of each rank."""
-
-
-class RankLeakWarning(pytest.PytestWarning):
-    """A test left a process or a shared-memory segment behind. It has been removed."""
-
-
-class RankSpawnWarning(pytest.PytestWarning):
-    """Ranks had to be spawned, which takes seconds for each test."""
 
 
 class Controller:

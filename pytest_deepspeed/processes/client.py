@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_deepspeed.processes import channel, containment
+from pytest_deepspeed.values import outcome
 from pytest_deepspeed.values.errors import AgentError
 from pytest_deepspeed.values.outcome import Phase, RankResult, WorldResult
 from pytest_deepspeed.values.world import World
@@ -211,7 +212,7 @@ class AgentClient:
         status = self._process.wait(timeout=_ABORT_BUDGET)
         how = RankResult(0, status=status).ending
         if status == -signal.SIGKILL:
-            how += ": not by pytest-deepspeed; the usual sender is the OOM killer (dmesg tells)"
+            how += f": {outcome.UNKNOWN_SIGKILL}"
         return f"the agent that forks the ranks {how}.{self._log_tail()}"
 
     def _log_tail(self, lines: int = 30) -> str:

@@ -16,6 +16,7 @@ import pytest
 from pytest_deepspeed.processes import channel, collectives, containment, spawn
 from pytest_deepspeed.processes.output import Output
 from pytest_deepspeed.processes.rank import RankJob, become_rank
+from pytest_deepspeed.values.outcome import UNKNOWN_SIGKILL
 from pytest_deepspeed.values.world import World
 
 
@@ -179,7 +180,7 @@ class Member:
                     name, _, count = line.partition(" ")
                     if name == "oom_kill" and int(count) > 0:
                         return f"the kernel's OOM killer has struck in this cgroup ({path}: {line})"
-        return "not by pytest-deepspeed; the kernel's OOM killer is the usual sender (dmesg tells)"
+        return UNKNOWN_SIGKILL
 
 
 def _fork(job: RankJob, item: pytest.Item, agents_ends: list[int]) -> int:

@@ -18,6 +18,12 @@ _PEER_LOST = re.compile(
 )
 
 
+#: Who may have sent a SIGKILL that nobody here sent.
+UNKNOWN_SIGKILL = (
+    "not by pytest-deepspeed; the kernel's OOM killer is the usual sender (dmesg tells)"
+)
+
+
 @dataclasses.dataclass
 class Phase:
     """One report of one rank.

@@ -149,9 +149,10 @@ def _reason(kind: str, rank: RankResult | None, phase: Phase | None, world: Worl
     if kind == "hang":
         stuck = [r.rank for r in world.ranks if r.killed]
         names = ", ".join(map(str, stuck))
+        hint = " (--ds-timeout allows more)" * (world.hang == "body")
         return (
             f"hang: {_count(len(stuck), 'rank')} of {total} ({names}) had not ended"
-            f" the {world.hang} after {world.budget:g} s"
+            f" the {world.hang} after {world.budget:g} s{hint}"
         )
     if kind == "crash":
         return f"{who} {_crash(rank)}"
@@ -188,7 +189,8 @@ def _fate_text(
     if culprit is not None and rank.rank == culprit.rank and not world.hang:
         if vote is None or vote.kind == "crash":
             return f"{rank.ending} in {rank.where}" if rank.crashed else _last(rank)
-        return f"{vote.kind}ed first, in {vote.when}"
+        lost = ": it lost the connection to a peer" if vote.phase and vote.phase.peer_lost else ""
+        return f"{vote.kind}ed first, in {vote.when}{lost}"
     if world.hang and rank.killed:
         return f"was still in {'start-up' if rank.ready_at is None else rank.where}"
     if rank.killed:

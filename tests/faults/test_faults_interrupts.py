@@ -1,0 +1,124 @@
+# ruff: noqa: E501 (messages are compared as they are shown)
+"""The session is interrupted or killed in the middle of a test: nothing of it stays."""
+
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+
+import inner
+import pytest
+from inner import text
+
+SOURCE = """
+    import os, subprocess, time
+    from pathlib import Path
+    import pytest, torch.distributed as dist
+
+    @pytest.mark.world_size(2)
+    def test_long(rank):
+        Path(f"/dev/shm/{os.environ['FAULT_MARK']}_{rank}").write_text("x" * 4096)
+        if rank == 0:
+            subprocess.Popen(["sleep", "60"], start_new_session=True)
+        dist.barrier()
+        Path(f"started_{rank}").touch()
+        time.sleep(60)
+
+    @pytest.mark.world_size(2)
+    def test_next():
+        pass
+"""
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A session whose ranks sleep; its process, and the mark that all it starts carry."""
+    mark = f"fault_{uuid.uuid4().hex}"
+    inner.write(tmp_path, SOURCE)
+    process = inner.start(tmp_path, FAULT_MARK=mark)
+    try:
+        wait_for(
+            lambda: len(list(tmp_path.glob("started_*"))) == 2 or process.poll() is not None, 120
+        )
+        assert process.poll() is None, (tmp_path / "output").read_text()
+        yield process, mark
+    finally:
+        process.kill()
+        process.wait()
+        for pid in processes(mark):
+            os.kill(pid, signal.SIGKILL)
+        for name in segments(mark):
+            Path("/dev/shm", name).unlink(missing_ok=True)
+
+
+def wait_for(condition, seconds):
+    """Returns when the condition holds, or after ``seconds`` anyway."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def processes(mark):
+    """The processes that have the mark in their environment."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                if mark.encode() in (path / "environ").read_bytes():
+                    found.append(int(path.name))
+            except OSError:
+                continue
+    return found
+
+
+def segments(mark):
+    """The shared-memory segments that have the mark in their name."""
+    return [path.name for path in Path("/dev/shm").iterdir() if mark in path.name]
+
+
+def test_what_the_checks_look_at(running):
+    """The checks below see the controller, its agent, the store, two ranks, and what a rank left."""
+    _, mark = running
+    assert len(processes(mark)) == 6
+    assert sorted(segments(mark)) == [f"{mark}_0", f"{mark}_1"]
+
+
+def test_ctrl_c(running, tmp_path):
+    """Ctrl-C ends the session at once as pytest does, says where each rank was, and leaves nothing."""
+    process, mark = running
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == pytest.ExitCode.INTERRUPTED
+    wait_for(lambda: not processes(mark) and not segments(mark), 5)
+    assert processes(mark) == []
+    assert segments(mark) == []
+    (tmp_path / "status").write_text("2")
+    output = inner.Session(tmp_path).output
+    shown = output[output.index("test_long.py") : output.index("- generated xml")].rstrip(" -")
+    assert shown == text(
+        """
+        test_long.py
+        rank 0 was in:
+        Current thread 0xN (most recent call first):
+          DIR/test_long.py:12 in test_long
+            time.sleep(60)
+          (N frames of pytest and pytest-deepspeed)
+        rank 1 was in:
+        Current thread 0xN (most recent call first):
+          DIR/test_long.py:12 in test_long
+            time.sleep(60)
+          (N frames of pytest and pytest-deepspeed)
+
+        """
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_the_controller_is_killed(running, number):
+    """A controller that is killed takes all that it started with it, shared memory included."""
+    process, mark = running
+    process.send_signal(number)
+    assert process.wait(30) == -number
+    wait_for(lambda: not processes(mark) and not segments(mark), 5)
+    assert processes(mark) == []
+    assert segments(mark) == []
