@@ -200,7 +200,10 @@ class _Agent:
         self._stores = rendezvous.StoreServer()
 
     def _send(self, frame: channel.Frame) -> None:
-        channel.write(self._events, frame)
+        try:
+            channel.write(self._events, frame)
+        except OSError:  # the controller was killed: end as at the end of its pipe, and clean up
+            self._stopped = True
 
     @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

@@ -41,4 +41,4 @@ def test_each_page_is_linked_from_the_readme():
 
 def test_readme_is_short():
     """Protects: the README is read in one go; what is longer belongs in docs."""
-    assert len((pages.ROOT / "README.md").read_text().splitlines()) <= 92
+    assert len((pages.ROOT / "README.md").read_text().splitlines()) <= 100
