@@ -19,3 +19,4 @@ class RankSpawnWarning(pytest.PytestWarning):
 
 for _public in (RanksFailed, RankLeakWarning, RankSpawnWarning):
     _public.__module__ = "pytest_deepspeed"  # the name that reports show and ``-W`` takes
+del _public

@@ -12,8 +12,8 @@ import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Worlds in a session from which on it pays: about a second, at 25 to 60 ms each.
-WORTH_IT = 30
+#: Worlds in a session from which on it pays: about a second, at 60 ms or more on a busy machine.
+WORTH_IT = 25
 
 _MADV_COLLAPSE = 25  # Linux 6.1
 _HUGE = 2 << 20

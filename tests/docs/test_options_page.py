@@ -6,7 +6,7 @@ import re
 import pages
 import pytest
 
-from pytest_deepspeed import controller, fixtures, markers, options
+from pytest_deepspeed import errors, fixtures, markers, options
 from pytest_deepspeed.processes import op_cache
 from pytest_deepspeed.training import run
 from pytest_deepspeed.values import world
@@ -65,10 +65,8 @@ def test_exceptions_and_warnings():
     """Protects: each exception and warning class of the pytest face."""
     own = [
         name
-        for name, value in vars(controller).items()
-        if inspect.isclass(value)
-        and issubclass(value, Exception)
-        and value.__module__ == controller.__name__
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, Exception)
     ]
 
     assert first_cells("Exceptions and warnings") == own

@@ -1,0 +1,1 @@
+"""What a test on ranks costs: ``python -m benchmarks.ranks``."""
