@@ -22,6 +22,8 @@ _INI = "[pytest]\naddopts = -p no:randomly -p no:asyncio\n"
 #: What the outer session tells its own workers and agents, and the inner one must not hear.
 _OUTER = re.compile(
     r"PYTEST_(?!DS_OPS_CACHE$)|COV_CORE_|COVERAGE_|TORCHELASTIC_|FORCE_COLOR|PY_COLORS"
+    # Where these are set, pytest cuts no line of its summary and no diff.
+    r"|CI$|BUILD_NUMBER$"
 )
 
 _VOLATILE = (

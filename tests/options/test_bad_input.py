@@ -48,7 +48,7 @@ MARKERS = {
     ),
     "ds_config(stage=4)": "ZeRO stage must be 0, 1, 2 or 3, got 4; write ds_config(stage=2)",
     "ds_config(dtype='int8')": "dtype must be one of fp32, bf16, fp16, got 'int8'",
-    "ds_config('no.json')": "cannot read the config DIR/no.json: No such file or directory",
+    "ds_config('no.json')": "the DeepSpeed config DIR/no.json does not exist",
     "ds_config(3)": "ds_config takes a dict or a path, got 3; write ds_config(stage=2)",
 }
 
