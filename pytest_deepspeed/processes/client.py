@@ -30,7 +30,7 @@ _START_BUDGET = 300.0
 _ABORT_BUDGET = 15.0
 
 #: Environment variable that all processes of one agent have.
-_MARK = "PYTEST_DS_AGENT"
+_MARK = "_PYTEST_DS_AGENT"
 
 Frame = channel.Frame
 
