@@ -83,5 +83,5 @@ def test_a_shared_memory_segment(shown):
 )
 def test_helpers_that_end_by_themselves(shown):
     """The helpers of multiprocessing and of a DataLoader are no leak, though they outlive the rank."""
-    assert shown.warnings == ""
+    assert "RankLeakWarning" not in shown.warnings
     assert shown.summary == ["PASSED test_tidy.py::test_tidy"]
