@@ -1,4 +1,4 @@
-"""Train the reference net under a DeepSpeed config, in ranks that exist already."""
+"""Train a workload under a DeepSpeed config, in ranks that exist already."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
 from torch import distributed
-from torch.nn import functional
 
-from reference_training import configs, measure, order
+from reference_training import configs, measure
 from reference_training.data import Dataset, load
-from reference_training.model import Net
 from reference_training.record import Record, Step
+from reference_training.workload import Images, Workload
 
 OnStep = Callable[[int, Step], None]
+BeforeUpdate = Callable[[int], None]
 
 
 def train(
@@ -50,20 +50,21 @@ def train(
         RuntimeError: there is no process group.
     """
     dataset = data if isinstance(data, Dataset) else load(data, seed=seed)
-    engine = build_engine(ds_config, width=width, seed=seed)
+    workload = Images(dataset, width=width, seed=seed)
+    engine = build_engine(workload, ds_config, seed=seed)
     try:
-        return run_steps(engine, dataset, steps=steps, seed=seed, on_step=on_step)
+        return run_steps(engine, workload, steps=steps, on_step=on_step)
     finally:
         engine.destroy()
 
 
 def build_engine(
-    ds_config: Mapping[str, Any] | str | Path, *, width: int = 1, seed: int = 0
+    workload: Workload, ds_config: Mapping[str, Any] | str | Path, *, seed: int = 0
 ) -> Any:
-    """Seed the generators of Python, NumPy and torch, build `Net`, and wrap it in an engine.
+    """Seed the generators of Python, NumPy and torch, and wrap the workload's model in an engine.
 
-    The net is built outside `deepspeed.zero.Init`, whole on each rank, so that it starts from the
-    same weights under every config. The caller destroys the engine.
+    The model is built outside `deepspeed.zero.Init`, whole on each rank, so that it starts from
+    the same weights under every config. The caller destroys the engine.
 
     Raises:
         ConfigError: the config cannot be read, or names no optimizer.
@@ -79,23 +80,34 @@ def build_engine(
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (user code and libraries may draw from it)
     torch.manual_seed(seed)
-    net = Net(width)
+    model = workload.model()
     engine, *_ = deepspeed.initialize(
-        model=net, model_parameters=net.parameters(), config=copy.deepcopy(config)
+        model=model,
+        model_parameters=workload.parameter_groups(model),
+        config=copy.deepcopy(config),
     )
     return engine
 
 
 def run_steps(
     engine: Any,
-    dataset: Dataset,
+    workload: Workload,
     *,
     steps: int,
-    seed: int = 0,
     start_step: int = 0,
+    before_update: BeforeUpdate | None = None,
     on_step: OnStep | None = None,
 ) -> Record:
-    """Train an engine for `steps` optimizer steps, from `start_step` of the order of the images.
+    """Train an engine for `steps` optimizer steps, from step `start_step` of the workload.
+
+    Args:
+        engine: What `build_engine` returned, or continued from a checkpoint.
+        workload: What it was built from.
+        steps: Optimizer steps.
+        start_step: The first one's number, counted over the whole training.
+        before_update: Called with the step's number when its last micro-batch has gone backward,
+            before the update.
+        on_step: Called on each rank after each step with its number and its values.
 
     Raises:
         ValueError: `steps` is less than 1.
@@ -104,7 +116,7 @@ def run_steps(
         raise ValueError(f"steps must be 1 or more, not {steps}")
     done: list[Step] = []
     for number in range(start_step, start_step + steps):
-        done.append(_step(engine, dataset, seed, number))
+        done.append(_step(engine, workload, number, before_update))
         if on_step is not None:
             on_step(number, done[-1])
     local_loss = tuple(step.loss for step in done)
@@ -121,34 +133,33 @@ def run_steps(
         world_size=distributed.get_world_size(),
         rank=distributed.get_rank(),
         train_batch_size=engine.train_batch_size(),
-        data=dataset.description,
+        data=workload.description,
         parameters=sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters()),
         start_step=start_step,
     )
 
 
-def _step(engine: Any, dataset: Dataset, seed: int, number: int) -> Step:
+def _step(engine: Any, workload: Workload, number: int, before_update: BeforeUpdate | None) -> Step:
     """Run one optimizer step: all its micro-batches forward and backward, and the update."""
     start = time.perf_counter()
-    micro_batches = order.indices(
-        len(dataset),
-        seed=seed,
-        step=number,
-        rank=distributed.get_rank(engine.data_parallel_group),
-        world_size=engine.dp_world_size,
-        micro_batch_size=engine.train_micro_batch_size_per_gpu(),
-        accumulation_steps=engine.gradient_accumulation_steps(),
-    )
-    dtype = next(engine.module.parameters()).dtype
+    accumulation_steps = engine.gradient_accumulation_steps()
     losses = []
-    for count, chosen in enumerate(micro_batches, 1):
-        images, labels = dataset.batch(chosen)
-        logits = engine(images.to(engine.device, dtype))
-        loss = functional.cross_entropy(logits.float(), labels.to(engine.device))
+    for micro_step in range(accumulation_steps):
+        batch = workload.micro_batch(
+            step=number,
+            micro_step=micro_step,
+            accumulation_steps=accumulation_steps,
+            rank=distributed.get_rank(engine.data_parallel_group),
+            world_size=engine.dp_world_size,
+            micro_batch_size=engine.train_micro_batch_size_per_gpu(),
+        )
+        loss = workload.loss(engine, batch)
         engine.backward(loss)
         losses.append(loss.detach())
-        if count < len(micro_batches) and measure.manages_accumulation(engine):
+        if micro_step + 1 < accumulation_steps and measure.manages_accumulation(engine):
             engine.step()
+    if before_update is not None:
+        before_update(number)
     lr = float(engine.get_lr()[0])
     grad_norm = measure.plain_gradient_norm(engine)
     engine.step()

@@ -70,14 +70,15 @@ def train(ds_config: Mapping[str, Any], *, data: str, steps: int, seed: int, wid
         width: factor of all hidden widths of the net.
     """
     from reference_training.train import build_engine, run_steps
+    from reference_training.workload import Images
 
-    images = dataset(data, seed)
+    images = Images(dataset(data, seed), width=width, seed=seed)
     with warnings.catch_warnings():
         # torch's news for DeepSpeed, not for whoever asks whether a config trains.
         warnings.filterwarnings("ignore", ".*is deprecated. Please use", FutureWarning)
-        engine = build_engine(ds_config, width=width, seed=seed)
+        engine = build_engine(images, ds_config, seed=seed)
         try:
-            record = run_steps(engine, images, steps=steps, seed=seed)
+            record = run_steps(engine, images, steps=steps)
             common = _common_loss(engine, images)
         finally:
             engine.destroy()
@@ -104,14 +105,12 @@ def dataset(data: str, seed: int) -> Any:
 
 def _common_loss(engine: Any, images: Any) -> float:
     import torch
-    from torch.nn.functional import cross_entropy
 
-    batch, labels = images.batch(torch.arange(min(_COMMON_BATCH, len(images))))
-    dtype = next(engine.module.parameters()).dtype
+    dataset = images.dataset
     engine.eval()
     with torch.no_grad():
-        logits = engine(batch.to(engine.device, dtype))
-        return float(cross_entropy(logits.float(), labels.to(engine.device)))
+        batch = dataset.batch(torch.arange(min(_COMMON_BATCH, len(dataset))))
+        return float(images.loss(engine, batch))
 
 
 def _gather(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from reference_training import configs, order
 from reference_training.data import load
 from reference_training.model import Net
 from reference_training.train import build_engine, run_steps
+from reference_training.workload import Images
 
 STAGES = ["zero0", "zero1", "zero2", "zero3"]
 
@@ -117,7 +118,7 @@ def test_a_run_in_two_halves_is_the_run(trainings):
 def test_no_process_group():
     """Called outside ranks, it says what to do, and does not go looking for MPI as DeepSpeed."""
     with pytest.raises(RuntimeError) as error:
-        build_engine(configs.load(0))
+        build_engine(Images(load("synthetic")), configs.load(0))
     assert str(error.value) == (
         "there is no process group: call deepspeed.init_distributed() first, "
         "in processes that torchrun started"
@@ -127,4 +128,4 @@ def test_no_process_group():
 def test_no_steps():
     """A run of nothing would be a record without a loss."""
     with pytest.raises(ValueError, match=r"^steps must be 1 or more, not 0$"):
-        run_steps(None, load("synthetic"), steps=0)
+        run_steps(None, Images(load("synthetic")), steps=0)

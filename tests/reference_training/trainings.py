@@ -11,6 +11,7 @@ from torch import distributed
 from reference_training import configs
 from reference_training.data import load
 from reference_training.train import build_engine, run_steps, train
+from reference_training.workload import Images
 
 
 def _with(stage, **changes):
@@ -32,9 +33,10 @@ def _runs():
     yield "sgd", train(_with(0, **sgd), data=synthetic, steps=3)
     yield "bf16", train(_with(2, bf16={"enabled": True}), data=synthetic)
 
-    engine = build_engine(configs.load(1))
-    yield "first half", run_steps(engine, synthetic, steps=10)
-    yield "second half", run_steps(engine, synthetic, steps=10, start_step=10)
+    images = Images(synthetic)
+    engine = build_engine(images, configs.load(1))
+    yield "first half", run_steps(engine, images, steps=10)
+    yield "second half", run_steps(engine, images, steps=10, start_step=10)
     engine.destroy()
 
 
