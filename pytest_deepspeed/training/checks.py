@@ -35,15 +35,46 @@ def loss_falls(loss: Sequence[float]) -> str | None:
     return None
 
 
-def ranks_agree(what: str, values: Sequence[float | Sequence[float]]) -> str | None:
-    """All ranks have the same value, to the last bit.
+def loss_follows(loss: Sequence[float], twin: Sequence[float]) -> str | None:
+    """Every loss is finite, and it falls by nine tenths of what the twin's falls, or more.
+
+    Where the twin's mean over the last fifth is not below 0.95 of the first's, only finiteness is
+    asked for: see `decidable`.
+
+    Args:
+        loss: one value for each optimizer step, mean over the ranks.
+        twin: likewise, of plain torch.
+    """
+    for step, value in enumerate(loss):
+        if not math.isfinite(value):
+            return f"the loss of step {step} is {value}; those before: {_shown(loss[:step])}"
+    size = window(len(loss))
+    fall, wanted = (sum(of[:size]) - sum(of[-size:]) for of in (loss, twin))
+    if decidable(twin) and fall < 0.9 * wanted:
+        return (
+            f"the loss falls by {fall / size:.4f} in {len(loss)} steps, and that of plain torch by"
+            f" {wanted / size:.4f} (means of {size}). All: {_shown(loss)}; plain torch:"
+            f" {_shown(twin)}"
+        )
+    return None
+
+
+def decidable(twin: Sequence[float]) -> bool:
+    """Whether plain torch learns enough in these steps to tell learning from not learning."""
+    size = window(len(twin))
+    return sum(twin[-size:]) <= MOST_OF_START * sum(twin[:size])
+
+
+def ranks_agree(what: str, values: Sequence[object]) -> str | None:
+    """All ranks have the same value, to the last bit. Two that are no number are the same.
 
     Args:
         what: names the value in the sentence.
         values: one for each rank.
     """
     for rank, value in enumerate(values):
-        if value != values[0]:
+        both_nan = all(isinstance(v, float) and math.isnan(v) for v in (value, values[0]))
+        if value != values[0] and not both_nan:
             return f"{what} differs between ranks: rank 0 has {values[0]}, rank {rank} has {value}"
     return None
 

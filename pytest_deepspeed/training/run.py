@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from pytest_deepspeed.training import checks
+from pytest_deepspeed.training.quiet import quietly
 from pytest_deepspeed.values import modes
 from reference_training.record import Record
 
@@ -73,9 +73,7 @@ def train(ds_config: Mapping[str, Any], *, data: str, steps: int, seed: int, wid
     from reference_training.workload import Images
 
     images = Images(dataset(data, seed), width=width, seed=seed)
-    with warnings.catch_warnings():
-        # torch's news for DeepSpeed, not for whoever asks whether a config trains.
-        warnings.filterwarnings("ignore", ".*is deprecated. Please use", FutureWarning)
+    with quietly():
         engine = build_engine(images, ds_config, seed=seed)
         try:
             record = run_steps(engine, images, steps=steps)

@@ -48,7 +48,11 @@ def mode_names(ds_config: Mapping[str, Any]) -> list[str]:
 
 
 def case_id(ds_config: Mapping[str, Any]) -> str:
-    """The stable id of a case, such as ``zero3-optimizer_nvme-param_cpu-bf16``."""
+    """The stable id of a case, such as ``zero3-optimizer_nvme-param_cpu-bf16-gas2``."""
     parts = [f"zero{stage_of(ds_config)}"]
     parts += [f"{what}_{device}" for what, device in offloads(ds_config).items()]
-    return "-".join([*parts, dtype_of(ds_config)])
+    parts.append(dtype_of(ds_config))
+    accumulation = ds_config.get("gradient_accumulation_steps")
+    if isinstance(accumulation, int) and accumulation > 1:
+        parts.append(f"gas{accumulation}")
+    return "-".join(parts)

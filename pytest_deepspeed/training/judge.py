@@ -1,0 +1,83 @@
+"""Which check looks at what of the evidence of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_deepspeed.training import checks
+from pytest_deepspeed.training.engagement import check as engagement
+from pytest_deepspeed.training.memory import check as memory
+from pytest_deepspeed.training.memory.limits import Limits
+from pytest_deepspeed.training.parity import check as parity
+from pytest_deepspeed.training.trial import Evidence
+from pytest_deepspeed.values.finding import Check, Finding
+
+#: The checks that share one training.
+OF_A_TRIAL: tuple[Check, ...] = ("loss", "ranks", "parity", "engagement", "memory")
+
+
+def findings(check: Check, evidence: Evidence, limits: Limits) -> list[Finding]:
+    """What one check finds wrong with a trial; empty where nothing is.
+
+    Args:
+        check: one of `OF_A_TRIAL`.
+        evidence: of the trial.
+        limits: on the memory of a rank.
+    """
+    match check:
+        case "loss":
+            return list(_loss(evidence))
+        case "ranks":
+            return list(_ranks(evidence))
+        case "parity":
+            return [found for twin in evidence.parity for found in parity.check(twin)]
+        case "engagement":
+            return engagement.check(
+                evidence.trial.ds_config,
+                [rank.engagement for rank in evidence.ranks],
+                steps=evidence.trial.steps + 1,
+                groups=evidence.groups,
+            )
+        case "memory":
+            return memory.check(evidence.memory, limits)
+    raise ValueError(f"not a check of a trial: {check}")
+
+
+def undecided(check: Check, evidence: Evidence) -> str | None:
+    """Why a check cannot say anything of a trial; ``None`` where it can."""
+    if check in ("loss", "parity") and not evidence.parity:
+        return evidence.uncovered
+    if check == "loss" and not checks.decidable(evidence.parity[-1].twin_loss):
+        steps = len(evidence.loss)
+        return f"not decidable in {steps} steps: plain torch does not learn either"
+    return None
+
+
+def _loss(evidence: Evidence) -> Iterator[Finding]:
+    twin = evidence.parity[-1].twin_loss if evidence.parity else evidence.loss
+    if message := checks.loss_follows(evidence.loss, twin):
+        yield Finding("loss", "falls", message)
+
+
+def _ranks(evidence: Evidence) -> Iterator[Finding]:
+    norms = zip(*(rank.grad_norm for rank in evidence.ranks), strict=True)
+    for step, of_ranks in enumerate(norms):
+        if message := checks.ranks_agree(f"the gradient norm of step {step}", of_ranks):
+            yield Finding("ranks", "grad_norm", message, step=step)
+            break
+    weights = zip(*(rank.digests for rank in evidence.ranks), strict=True)
+    for step, by_rank in enumerate(weights):
+        first = by_rank[0]
+        for rank, digests in enumerate(by_rank):
+            differing = [n for n in first or () if digests and digests[n] != (first or {})[n]]
+            if differing:
+                yield Finding(
+                    "ranks",
+                    "weights",
+                    f"after step {step} rank {rank} has another {differing[0]} than rank 0"
+                    f" ({len(differing)} of {len(first or ())} weights differ): data-parallel ranks"
+                    " drift apart where a gradient or an updated weight does not reach them all",
+                    parameter=differing[0],
+                    step=step,
+                )
+                return

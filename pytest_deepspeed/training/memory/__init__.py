@@ -1,0 +1,1 @@
+"""What a training holds in memory on each rank, against the ZeRO arithmetic and limits."""

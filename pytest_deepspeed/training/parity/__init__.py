@@ -1,0 +1,1 @@
+"""Whether DeepSpeed trained as plain torch does."""

@@ -1,0 +1,1 @@
+"""Training without DeepSpeed: the oracle that a config's training is compared with."""
