@@ -3,11 +3,14 @@ VENV ?= .venv
 # The DeepSpeed ops that are needed, compiled before the tests start. Ranks of the plugin do without
 # deepspeed_shm_comm; a training that is started by hand, as some tests do, does not.
 OPS ?= fused_adam
-test: OPS = fused_adam deepspeed_shm_comm
+test: OPS = async_io cpu_adam fused_adam deepspeed_shm_comm
+modes soak: OPS = async_io cpu_adam fused_adam
 # More arguments for pytest, as in: make test ARGS="-p no:randomly -k zero3"
 ARGS ?=
 # A test run that takes longer is interrupted, so that it says what it was at.
-TEST_LIMIT ?= 30m
+TEST_LIMIT ?= 60m
+# Of `make soak`; `make clean` lets it start from the first.
+ROUNDS ?= 20
 
 START := $(shell date +%s)
 IN_VENV := $(VENV)/bin/python
@@ -17,7 +20,7 @@ PYTEST = timeout --foreground --signal=INT --kill-after=30s $(TEST_LIMIT) $(IN_V
 # pip leaves compiling to the first import (tools/setup.sh), which must then be kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test lint bench setup ops clean
+.PHONY: help demo modes test soak lint bench setup ops clean
 .NOTPARALLEL:
 
 help:    ## these lines
@@ -25,15 +28,31 @@ help:    ## these lines
 
 demo: ops  ## from nothing to ZeRO stages 0 to 3 trained and judged on two ranks
 	@$(SAY) "training under ZeRO stages 0 to 3 on scikit-learn's handwritten digits"
-	@$(PYTEST) --pyargs pytest_deepspeed.suite -p no:randomly --ds-data=digits \
-		-m 'zero0 or zero1 or zero2 or zero3' $(ARGS)
+	@$(PYTEST) --pyargs pytest_deepspeed.suite.test_zero -p no:randomly --ds-data=digits $(ARGS)
 	@$(SAY) "done"
+
+modes: ops  ## every ZeRO and offload mode, each check of it
+	@$(SAY) "training under every mode that this machine can run"
+	@$(PYTEST) --pyargs pytest_deepspeed.suite.test_modes -p no:randomly -q \
+		--ds-require=nvme $(ARGS)
 
 test: ops  ## the whole suite, then a marked part of it without xdist
 	@$(SAY) "the whole suite, on two xdist workers"
-	@$(PYTEST) -n 2 $(ARGS)
+	@$(PYTEST) -n 2 --ds-require=nvme $(ARGS)
 	@$(SAY) "the tests marked also_without_xdist, without xdist"
 	@$(PYTEST) -p no:xdist -m also_without_xdist $(ARGS)
+
+# Each round has weights and samples of its own; one that is done is not repeated.
+soak: ops  ## `make modes` twenty times over: no false alarm
+	@mkdir -p .soak
+	@for round in $$(seq 1 $(ROUNDS)); do \
+		test -e .soak/$$round.done && continue; \
+		$(SAY) "round $$round of $(ROUNDS)"; \
+		$(PYTEST) --pyargs pytest_deepspeed.suite.test_modes -p no:randomly -q \
+			--ds-require=nvme --ds-seed=$$round $(ARGS) > .soak/$$round.log 2>&1 || \
+			{ tail -n 40 .soak/$$round.log; exit 1; }; \
+		tail -n 1 .soak/$$round.log; mv .soak/$$round.log .soak/$$round.done; \
+	done
 
 lint: setup  ## ruff and mypy
 	@$(IN_VENV) -m ruff check
@@ -51,5 +70,5 @@ ops: setup  ## the DeepSpeed ops that the tests need, compiled
 	@$(IN_VENV) -m pytest_deepspeed.processes.ops build $(OPS)
 
 clean:   ## removes the virtual environment and what tools left in the tree
-	rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .soak build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -49,8 +49,16 @@ class Controller:
     # Collection
 
     @classmethod
-    def take_over(cls, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Lets the ranked tests among ``items`` run on ranks, and starts the agent for them."""
+    def take_over(
+        cls, config: pytest.Config, items: list[pytest.Item], callers: list[pytest.Item]
+    ) -> None:
+        """Lets ranked tests run on ranks, and starts the agent for them.
+
+        Args:
+            config: the session's config.
+            items: its ranked tests.
+            callers: those that stay in the controller and start worlds.
+        """
         controller = config.stash[CONTROLLER] = cls(config, config.stash[SETTINGS])
         config.pluginmanager.register(controller, "pytest_deepspeed_controller")
         config.add_cleanup(controller.close)
@@ -62,6 +70,8 @@ class Controller:
                 ops.update(controller._ops_of(item))
                 controller._worlds += 1
                 controller._trains |= "ds_train" in getattr(item, "fixturenames", ())
+        for item in callers:
+            ops.update(controller._ops_of(item))
         controller._start(sorted(ops))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

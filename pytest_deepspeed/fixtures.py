@@ -11,12 +11,14 @@ import pytest
 
 from pytest_deepspeed.markers import config_of, where_of
 from pytest_deepspeed.options import SETTINGS
+from pytest_deepspeed.requirements import need_nvme
 from pytest_deepspeed.values import role
 from pytest_deepspeed.values.world import under_torchrun
 
 if TYPE_CHECKING:
     import torch
 
+    from pytest_deepspeed.checking import DsCheck
     from pytest_deepspeed.training.run import Run
 
 
@@ -97,7 +99,26 @@ def ds_config(request: pytest.FixtureRequest) -> dict[str, Any]:
         pytest.fail("--ds-require=exact: " + "; ".join(changes), pytrace=False)
     for change in changes:
         request.node.user_properties.append(("ds_adapted", change))
-    return config
+    return _with_nvme(request, config)
+
+
+def _with_nvme(request: pytest.FixtureRequest, config: dict[str, Any]) -> dict[str, Any]:
+    """The config with a directory of this test to swap to, where it offloads to NVMe."""
+    from pytest_deepspeed.training import nvme
+
+    if not nvme.swaps(config) and not nvme.lacks_path(config):
+        return config
+    settings = request.config.stash[SETTINGS]
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    base = settings.nvme_path or tmp_path
+    if nvme.swaps(config):
+        need_nvme(settings, base)
+    if not nvme.lacks_path(config):
+        return config
+    folder = nvme.folder_of_test(base, tmp_path)
+    rank = int(os.environ.get("RANK", "0"))
+    request.addfinalizer(lambda: nvme.remove_rank(folder, rank))
+    return nvme.with_path(config, folder)
 
 
 @pytest.fixture
@@ -136,19 +157,33 @@ class DsTrain:
 @pytest.fixture
 def ds_run(request: pytest.FixtureRequest) -> DsRun:
     """Runs a function on the fresh ranks of a world of its own, from a test of the controller."""
+    _need_controller(request)
+    return DsRun(request)
+
+
+@pytest.fixture
+def ds_check(request: pytest.FixtureRequest) -> DsCheck:
+    """Checks the config of a test by trainings on ranks that all its checks share."""
+    from pytest_deepspeed.checking import DsCheck
+
+    _need_controller(request)
+    return DsCheck(request, DsRun(request))
+
+
+def _need_controller(request: pytest.FixtureRequest) -> None:
+    name = request.fixturename
     if role.current() != "controller":
         pytest.fail(
-            f"{where_of(request.node)}: the fixture 'ds_run' starts worlds from the controller:"
+            f"{where_of(request.node)}: the fixture {name!r} starts worlds from the controller:"
             " take the world_size marker off this test",
             pytrace=False,
         )
     if under_torchrun():
         pytest.fail(
-            f"{where_of(request.node)}: the fixture 'ds_run' starts worlds of its own and cannot be"
+            f"{where_of(request.node)}: the fixture {name!r} starts worlds of its own and cannot be"
             " used under torchrun: run the test with pytest",
             pytrace=False,
         )
-    return DsRun(request)
 
 
 class DsRun:

@@ -17,6 +17,7 @@ MARKERS = (
     "world_size(n, init_process_group=True): run the test on n ranks; a list: once for each size.",
     "ds_config(config=None, **changes): DeepSpeed config; changes: stage=3, dtype='bf16', any key.",
     "ds_timeout(seconds): seconds that fixtures, body and teardown may take on the ranks.",
+    "limit_rank_memory(host=None, **limits): fail a rank that takes more, such as '1.5 GiB'.",
     "zero0: trains with ZeRO stage 0; zero1, zero2, zero3 likewise. Put on tests with ds_config.",
     "zero1: trains with ZeRO stage 1.",
     "zero2: trains with ZeRO stage 2.",
@@ -82,8 +83,8 @@ def is_ranked(item: pytest.Item) -> bool:
 
 
 def starts_worlds(item: pytest.Item) -> bool:
-    """Whether a test of the controller starts worlds, with `ds_run`."""
-    return "ds_run" in getattr(item, "fixturenames", ())
+    """Whether a test of the controller starts worlds, with `ds_run` or `ds_check`."""
+    return not {"ds_run", "ds_check"}.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def wants_this_process(config: pytest.Config) -> bool:

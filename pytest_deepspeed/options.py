@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from pytest_deepspeed.values.errors import WorldSizeError
 from pytest_deepspeed.values.world import BODY_BUDGET, World
 
 #: What `--ds-require` can ask for.
-REQUIREMENTS = ("exact", "cuda")
+REQUIREMENTS = ("exact", "cuda", "nvme")
 
 
 def _positive_seconds(text: str, where: str) -> float:
@@ -80,6 +81,15 @@ def _data(text: str, where: str) -> str:
     except datasource.DataError as error:
         raise pytest.UsageError(f"{where}: {error}") from None
     return text
+
+
+def _nvme_path(text: str, where: str) -> Path:
+    from pytest_deepspeed.training import machine
+
+    path = Path(text).expanduser().absolute()
+    if problem := machine.not_swappable(path):
+        raise pytest.UsageError(f"{where}: {problem}: give a writable directory on a local disk")
+    return path
 
 
 def _example(where: str) -> str:
@@ -145,6 +155,14 @@ OPTIONS = (
         "training images: a directory with cifar-10-batches-py, scikit-learn's handwritten digits,"
         " or a synthetic set (default)",
     ),
+    _Option(
+        "nvme_path",
+        _nvme_path,
+        None,
+        "DIR",
+        "an existing directory for what is offloaded to NVMe (default: in the session's temporary"
+        " directory)",
+    ),
     _Option("seed", _integer, 0, "N", "seed of random, NumPy and torch on each rank (default 0)"),
     _Option(
         "require",
@@ -152,7 +170,8 @@ OPTIONS = (
         frozenset(),
         "LIST",
         "what must run, comma-separated: exact (a config that cannot run as written fails instead"
-        " of being adapted), cuda (a machine without a GPU is an error)",
+        " of being adapted), cuda (a machine without a GPU is an error), nvme (where nothing can be"
+        " offloaded to NVMe, tests that do fail instead of being skipped)",
     ),
 )
 
@@ -177,6 +196,7 @@ class Settings:
     backend: str
     timeout: float
     data: str
+    nvme_path: Path | None
     seed: int
     require: frozenset[str]
     given: dict[str, str]

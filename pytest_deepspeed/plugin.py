@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from pytest_deepspeed import markers, options
+from pytest_deepspeed import limits, markers, options
 from pytest_deepspeed.fixtures import (  # noqa: F401 (pytest finds fixtures as attributes)
     device,
+    ds_check,
     ds_config,
     ds_data,
     ds_run,
@@ -26,6 +27,7 @@ from pytest_deepspeed.values.world import under_torchrun
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options and their ini twins."""
     options.add_options(parser)
+    limits.add_ini(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
             " -p no:pytest_deepspeed"
         )
     markers.register(config)
+    limits.register(config)
     config.stash[options.SETTINGS] = options.settle(config)
     if role.current() == "controller":
         config.pluginmanager.register(Summary(), "pytest_deepspeed_summary")
@@ -73,7 +76,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
         InProcess.take_over(config, ranked)
         ranked = []
-    if ranked or (any(map(markers.starts_worlds, session.items)) and not under_torchrun()):
+    callers = [] if under_torchrun() else list(filter(markers.starts_worlds, session.items))
+    if ranked or callers:
         from pytest_deepspeed.controller import Controller
 
-        Controller.take_over(config, ranked)
+        Controller.take_over(config, ranked, callers)

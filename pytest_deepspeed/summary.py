@@ -1,16 +1,24 @@
-"""The table of what was trained, at the end of the session and from the reports alone.
+"""The tables of what was trained and checked, at the end of the session and from reports alone.
 
-A rank records flat properties (``ds_mode``, ``ds_loss_first`` …) with its test; they come with the
-report, with and without ``-n``, and stand in the JUnit file too.
+A test records flat properties (``ds_mode``, ``ds_loss_first`` …); they come with its report, with
+and without ``-n``, and stand in the JUnit file too.
 """
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
-_COLUMNS = ("mode", "ranks", "steps", "loss", "samples/s", "time", "verdict")
+from pytest_deepspeed.values.finding import CHECKS
+
+_TRAINED = ("mode", "ranks", "steps", "loss", "samples/s", "time", "verdict")
+_CHECKED = ("mode", "ranks", "loss", "checks")
+
+#: How a check that is not simply passed is shown, the worst first.
+_WORDS = ("failed", "xpassed", "known fault", "skipped", "passed")
 
 
 def _word(report: pytest.TestReport) -> str:
@@ -20,42 +28,73 @@ def _word(report: pytest.TestReport) -> str:
 
 
 class Summary:
-    """Collects the properties of reports and writes the table."""
+    """Collects the properties of reports and writes the tables."""
 
     def __init__(self) -> None:
-        self._rows: list[tuple[str, ...]] = []
+        self._trained: list[tuple[str, ...]] = []
+        self._checked: dict[tuple[str, str], _Checked] = {}
         self._adapted: dict[str, list[str]] = {}
+        self._notes: dict[str, set[str]] = {}
+        self._faults: dict[str, str] = {}
         self._data = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Takes a row from the report of a training."""
+        """Takes what the report says of a training."""
         properties: dict[str, Any] = dict(report.user_properties)
         if change := properties.get("ds_adapted"):
             self._adapted.setdefault(str(change), []).append(report.nodeid)
-        if "ds_mode" in properties and report.when == "call":
-            self._data = str(properties["ds_data"])
-            self._rows.append(
-                (
-                    str(properties["ds_mode"]),
-                    str(properties["ds_world_size"]),
-                    str(properties["ds_steps"]),
-                    f"{properties['ds_loss_first']:.3f} -> {properties['ds_loss_last']:.3f}",
-                    f"{properties['ds_samples_per_second']:.0f}",
-                    f"{report.duration:.2f} s",
-                    _word(report),
-                )
+        if report.when != "call" or not {"ds_mode", "ds_world_size"} <= properties.keys():
+            return
+        if "ds_check" in properties:
+            # pytest-rerunfailures: the last try counts.
+            if report.outcome in ("passed", "failed", "skipped"):
+                self._check(report, properties)
+        else:
+            self._train(report, properties)
+
+    def _train(self, report: pytest.TestReport, properties: dict[str, Any]) -> None:
+        self._data = str(properties["ds_data"])
+        self._trained.append(
+            (
+                str(properties["ds_mode"]),
+                str(properties["ds_world_size"]),
+                str(properties["ds_steps"]),
+                f"{properties['ds_loss_first']:.3f} -> {properties['ds_loss_last']:.3f}",
+                f"{properties['ds_samples_per_second']:.0f}",
+                f"{report.duration:.2f} s",
+                _word(report),
             )
+        )
+
+    def _check(self, report: pytest.TestReport, properties: dict[str, Any]) -> None:
+        mode, ranks = str(properties["ds_mode"]), str(properties["ds_world_size"])
+        row = self._checked.setdefault((mode, ranks), _Checked())
+        word = {"xfailed": "known fault"}.get(_word(report), _word(report))
+        # Of several checks in one test, those before the last have let it go on.
+        *earlier, last = (str(v) for name, v in report.user_properties if name == "ds_check")
+        for check, said in [*((check, "passed") for check in earlier), (last, word)]:
+            row.words.setdefault(check, []).append(said)
+        if "ds_loss_first" in properties:
+            first, last = properties["ds_loss_first"], properties["ds_loss_last"]
+            row.loss = f"{first:.3f} -> {last:.3f}"
+        for name, value in report.user_properties:
+            if name == "ds_fault":
+                self._faults.setdefault(*str(value).split(": ", 1))
+            elif name == "ds_note":
+                self._notes.setdefault(str(value), set()).add(mode)
 
     def lines(self) -> list[str]:
-        """The table, then what was adapted; nothing where nothing was trained."""
+        """The tables, then what was adapted and left open; nothing where nothing was trained."""
         lines: list[str] = []
-        if self._rows:
-            table = [_COLUMNS, *sorted(self._rows)]
-            widths = [max(len(row[i]) for row in table) for i in range(len(_COLUMNS))]
-            for row in table:
-                cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-                lines.append("  ".join(cells).rstrip())
-            lines.append(f"data: {self._data}")
+        if self._trained:
+            lines += [*_table(_TRAINED, sorted(self._trained)), f"data: {self._data}"]
+        if self._checked:
+            rows = [(*key, row.loss, row.verdict) for key, row in sorted(self._checked.items())]
+            lines += _table(_CHECKED, rows)
+        for note, modes in sorted(self._notes.items()):
+            text = f"{note} [{len(modes)} mode{'s' * (len(modes) > 1)}]"
+            lines += textwrap.wrap(text, 80, subsequent_indent="  ", break_on_hyphens=False)
+        lines += self._known_faults()
         for change, tests in self._adapted.items():
             unique = dict.fromkeys(tests)
             lines.append(f"adapted in {len(unique)} test{'s' * (len(unique) > 1)}: {change}")
@@ -63,9 +102,45 @@ class Summary:
             lines.append("(--ds-require=exact makes an adaptation a failure)")
         return lines
 
+    def _known_faults(self) -> list[str]:
+        if not self._faults:
+            return []
+        from pytest_deepspeed.training import faults
+
+        return faults.summary_of(self._faults)
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Writes it, in the controller only."""
         if lines := self.lines():
             terminalreporter.write_sep("=", "DeepSpeed")
             for line in lines:
                 terminalreporter.write_line(line)
+
+
+class _Checked:
+    """What the checks of one mode said."""
+
+    def __init__(self) -> None:
+        self.loss = ""
+        self.words: dict[str, list[str]] = {}
+
+    @property
+    def verdict(self) -> str:
+        """``7 passed``, or the checks that did not: ``5 passed, parity failed``."""
+        worst = {
+            check: next(word for word in _WORDS if word in words)
+            for check, words in self.words.items()
+        }
+        passed = sum(word == "passed" for word in worst.values())
+        named = {w: [c for c in CHECKS if worst.get(c) == w] for w in _WORDS[:-1]}
+        rest = [f"{' '.join(checks)} {word}" for word, checks in named.items() if checks]
+        return ", ".join([f"{passed} passed"] * (passed > 0) + rest)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    table = [header, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]

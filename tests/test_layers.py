@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "processes": {"processes", "values"},
     "training": {"training", "processes", "values"},
     "face": {"face", "training", "processes", "values"},
-    "suite": {"face", "training"},
+    "suite": {"face", "training", "values"},
 }
 
 

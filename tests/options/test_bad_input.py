@@ -27,7 +27,15 @@ ON_COMMAND_LINE = {
     "--ds-timeout=soon": "--ds-timeout: seconds, more than 0, got 'soon': --ds-timeout=60",
     "--ds-timeout=0": "--ds-timeout: seconds, more than 0, got '0': --ds-timeout=60",
     "--ds-seed=x": "--ds-seed: a whole number, got 'x': --ds-seed=0",
-    "--ds-require=nothing": "--ds-require: unknown value 'nothing': use one of exact, cuda",
+    "--ds-require=nothing": "--ds-require: unknown value 'nothing': use one of exact, cuda, nvme",
+    "--ds-nvme-path=/no/such/folder": (
+        "--ds-nvme-path: /no/such/folder is no existing directory: give a writable directory on a"
+        " local disk"
+    ),
+    "--ds-nvme-path=/proc": (
+        "--ds-nvme-path: /proc cannot be written (No such file or directory): give a writable"
+        " directory on a local disk"
+    ),
     "--ds-data=/no/such/folder": (
         "--ds-data: the data directory /no/such/folder does not exist: give the one that holds"
         " cifar-10-batches-py"

@@ -1,5 +1,6 @@
 """The reference suite as a user has it: from the wheel, in an empty folder."""
 
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,9 @@ import inner
 import pytest
 
 SUITE = ("--pyargs", "pytest_deepspeed.suite")
+
+#: The reference CIFAR10 training alone.
+ZERO = ("--pyargs", "pytest_deepspeed.suite.test_zero")
 
 
 def run(folder, *args, **env):
@@ -32,7 +36,7 @@ def table(output):
 @pytest.mark.parametrize("workers", [("-p", "no:xdist"), ("-n", "2")])
 def test_m_zero3(tmp_path, workers):
     """Protects: ``-m zero3`` selects the stage and trains it, with and without ``-n``."""
-    status, output = run(tmp_path, *SUITE, "-m", "zero3", *workers)
+    status, output = run(tmp_path, *ZERO, "-m", "zero3", *workers)
 
     assert status == 0, output
     assert table(output) == {"zero3-fp32": "passed", "zero3-bf16": "passed"}
@@ -41,7 +45,7 @@ def test_m_zero3(tmp_path, workers):
 
 def test_every_stage_on_digits(tmp_path):
     """Protects: the demo: each stage trains on real images, and the known fault is expected."""
-    status, output = run(tmp_path, *SUITE, "--ds-data=digits", "-m", "zero0 or zero2")
+    status, output = run(tmp_path, *ZERO, "--ds-data=digits", "-m", "zero0 or zero2")
 
     assert status == 0, output
     assert table(output) == {
@@ -51,6 +55,53 @@ def test_every_stage_on_digits(tmp_path):
         "zero2-bf16": "passed",
     }
     assert "data: digits: scikit-learn's 1,797 handwritten digits" in output
+
+
+#: Two checks of one mode of the matrix, in bf16 and fp16.
+FEW = "(test_engagement or test_memory) and optimizer_nvme-param_cpu and not gas2 and not fp32"
+
+
+@pytest.mark.parametrize("workers", [("-p", "no:xdist"), ("-n", "2")])
+def test_the_matrix_on_nvme(tmp_path, workers):
+    """Protects: ``-m "zero3 and offload_nvme" --ds-require=nvme`` trains with swap files on disk
+    and passes; fp16 is skipped on a CPU, with the reason.
+    """
+    select = ("-m", "zero3 and offload_nvme", "--ds-require=nvme", "-k", FEW)
+    status, output = run(tmp_path, *SUITE, *select, "-rsp", *workers)
+
+    assert status == 0, output
+    assert sorted(re.findall(r"^PASSED \S+::(\S+)", output, re.MULTILINE)) == [
+        "test_engagement[zero3-optimizer_nvme-param_cpu-bf16]",
+        "test_memory[zero3-optimizer_nvme-param_cpu-bf16]",
+    ]
+    skipped = re.findall(r"^SKIPPED \[(\d)\] \S+: (.+)", output, re.MULTILINE)
+    reason = "a CPU does not train in fp16: run it on a machine with a GPU, or use bf16"
+    assert {why for _, why in skipped} == {reason}
+    assert sum(int(count) for count, _ in skipped) == 2
+    (row,) = (line for line in output.splitlines() if line.startswith("zero"))
+    mode, ranks, first, _, last, *checks = row.split()
+    assert [mode, ranks, *checks] == ["zero3-optimizer_nvme-param_cpu-bf16", "2", "2", "passed"]
+    assert float(last) < 0.5 * float(first)
+
+
+def test_what_m_selects(tmp_path):
+    """Protects: ``-m zero3`` selects the stage's modes and no other, by ids that stay; each check
+    of each mode is a test.
+    """
+    status, output = run(tmp_path, *SUITE, "-p", "no:xdist", "-m", "zero3", "--collect-only", "-q")
+    ids = re.findall(r"^\S*::(\S+)$", output, re.MULTILINE)
+    per_mode = [id_ for id_ in ids if not id_.startswith("test_stages_agree[")]
+
+    assert status == 0, output
+    assert all(re.fullmatch(r"test_\w+\[zero3-\S+\]", id_) for id_ in per_mode)
+    modes = {id_.partition("[")[2] for id_ in per_mode if id_.startswith("test_parity[")}
+    assert "zero3-optimizer_nvme-param_cpu-bf16-gas2]" in modes
+    for check in ("loss", "ranks", "engagement", "memory"):
+        assert {x.partition("[")[2] for x in per_mode if x.startswith(f"test_{check}[")} == modes
+    for check in ("checkpoint", "reshard"):
+        saved = {x.partition("[")[2] for x in per_mode if x.startswith(f"test_{check}[")}
+        assert saved == {mode for mode in modes if "-gas" not in mode}
+    assert len(modes) == 3 * 3 * 3 * 2  # optimizer and param on none, cpu, nvme; dtypes; gas
 
 
 FP16 = """
