@@ -16,8 +16,9 @@ from pytest_deepspeed.values.finding import CHECKS, Check, Finding
 
 if TYPE_CHECKING:
     from pytest_deepspeed.fixtures import DsRun
+    from pytest_deepspeed.training.evidence import Evidence
     from pytest_deepspeed.training.faults import Fault
-    from pytest_deepspeed.training.trial import Evidence, Trial
+    from pytest_deepspeed.training.trial import Trial
 
 #: More findings than these are counted, not shown.
 _SHOWN = 12
@@ -106,7 +107,7 @@ class DsCheck:
                 fault.
 
         Returns:
-            `pytest_deepspeed.training.trial.Evidence`.
+            `pytest_deepspeed.training.evidence.Evidence`.
         """
         __tracebackhide__ = True
         config = self._config() if ds_config is None else ds_config

@@ -21,16 +21,16 @@ from pytest_deepspeed.errors import RanksFailed
 from pytest_deepspeed.markers import where_of
 from pytest_deepspeed.options import SETTINGS
 from pytest_deepspeed.requirements import need_nvme
-from pytest_deepspeed.training import nvme
-from pytest_deepspeed.training import trial as training
+from pytest_deepspeed.training import nvme, train
 from pytest_deepspeed.training.checkpoint import equivalence, phases
 from pytest_deepspeed.training.checkpoint.evidence import CheckpointEvidence, ReshardEvidence
 from pytest_deepspeed.training.checkpoint.rounding import cut
+from pytest_deepspeed.training.evidence import Evidence
 from pytest_deepspeed.values import plain
 
 if TYPE_CHECKING:
     from pytest_deepspeed.fixtures import DsRun
-    from pytest_deepspeed.training.trial import Evidence, Trial
+    from pytest_deepspeed.training.trial import Trial
 
 T = TypeVar("T")
 
@@ -55,10 +55,10 @@ class Studies:
         def make(home: Path) -> Evidence:
             __tracebackhide__ = True
             with self._on_disk(trial, home) as ready:
-                values = self._run(training.run, world_size=trial.world_size, trial=ready)
-            return plain.load(training.Evidence, values[0])
+                values = self._run(train.run, world_size=trial.world_size, trial=ready)
+            return plain.load(Evidence, values[0])
 
-        return self._once("trial", trial, training.Evidence, make)
+        return self._once("trial", trial, Evidence, make)
 
     def checkpoint(self, trial: Trial) -> CheckpointEvidence:
         """A training that is saved and loaded in fresh processes."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from pytest_deepspeed.training import checks
 from pytest_deepspeed.training.engagement import check as engagement
+from pytest_deepspeed.training.evidence import Evidence
 from pytest_deepspeed.training.memory import check as memory
 from pytest_deepspeed.training.memory.limits import Limits
 from pytest_deepspeed.training.parity import check as parity
-from pytest_deepspeed.training.trial import Evidence
 from pytest_deepspeed.values.finding import Check, Finding
 
 #: The checks that share one training.

@@ -6,9 +6,10 @@ import math
 import pytest
 
 from pytest_deepspeed.training import judge
+from pytest_deepspeed.training.evidence import Evidence, RankEvidence
 from pytest_deepspeed.training.memory.limits import Limits
 from pytest_deepspeed.training.parity.evidence import ParityEvidence
-from pytest_deepspeed.training.trial import Evidence, RankEvidence, Trial
+from pytest_deepspeed.training.trial import Trial
 
 FALLING = (2.0, 1.8, 1.6, 1.4, 1.2, 1.0)
 FLAT = (2.0, 2.0, 2.0, 2.0, 2.0, 2.0)
@@ -172,3 +173,9 @@ def test_a_check_of_no_trial():
     """Protects: a check that judges other evidence is refused, not passed."""
     with pytest.raises(ValueError, match=r"^not a check of a trial: checkpoint$"):
         found("checkpoint")
+
+
+def test_a_trait_that_there_is_not():
+    """Protects: a misspelt trait is refused before any rank starts, with those there are."""
+    with pytest.raises(ValueError, match=r"^no trait of the trap model: tide; there are tied, "):
+        Trial({}, 2, only=("tide",))

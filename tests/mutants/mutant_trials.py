@@ -8,10 +8,12 @@ from typing import Any
 
 from mutants import MUTANTS, Mutant
 
-from pytest_deepspeed.training import faults, judge, matrix, trial
+from pytest_deepspeed.training import faults, judge, matrix
+from pytest_deepspeed.training import train as training
 from pytest_deepspeed.training.checkpoint import check, equivalence
+from pytest_deepspeed.training.evidence import Evidence
 from pytest_deepspeed.training.memory.limits import Limits
-from pytest_deepspeed.training.trial import Evidence, Trial
+from pytest_deepspeed.training.trial import Trial
 from pytest_deepspeed.values import plain
 from pytest_deepspeed.values.finding import Finding
 
@@ -39,7 +41,7 @@ def config(mutant: Mutant, nvme_path: Path) -> dict[str, Any]:
 def train(name: str | None, trained: Trial) -> tuple[str | None, int]:
     """On a rank: the evidence of a trial, and how often the fault was done."""
     damage = MUTANTS[name].apply() if name else None
-    return trial.run(trained), damage.reached if damage else 0
+    return training.run(trained), damage.reached if damage else 0
 
 
 def damaged_phase(

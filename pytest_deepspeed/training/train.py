@@ -1,0 +1,178 @@
+"""Runs a trial on the ranks of a fresh world, and puts together what the checks need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_deepspeed.training import nvme
+from pytest_deepspeed.training.engagement.evidence import RankEngagement, SwapFile
+from pytest_deepspeed.training.evidence import Evidence, RankEvidence
+from pytest_deepspeed.training.memory.evidence import Layout, MemoryEvidence, RankMemory
+from pytest_deepspeed.training.parity.evidence import ParityEvidence
+from pytest_deepspeed.training.quiet import quietly
+from pytest_deepspeed.training.trial import Trial
+from pytest_deepspeed.values import modes, plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pytest_deepspeed.training.memory.observe import Meter
+    from pytest_deepspeed.training.parity.compare import History
+    from reference_training.record import Record
+    from reference_training.trap import Trap
+
+
+def run(trial: Trial) -> str | None:
+    """Runs a trial on this rank; every rank of the world calls it alike.
+
+    Returns:
+        the `Evidence` as JSON on rank 0, ``None`` on the others.
+    """
+    import torch.distributed as dist
+
+    from pytest_deepspeed.training.memory import observe
+    from reference_training.train import build_engine, run_steps
+
+    workload = trial.workload()
+    meter = observe.start()
+    with quietly():
+        engine = build_engine(workload, trial.ds_config, seed=trial.seed)
+        watch = _Watch(engine)
+        try:
+            record = run_steps(
+                engine,
+                workload,
+                steps=trial.steps,
+                before_update=watch.before_update,
+                on_step=watch.after_step,
+            )
+            history = watch.history(record)
+            meter.ignore(_tensors(history))
+            engagement, memory = _measured_step(engine, workload, trial.steps, meter)
+        finally:
+            engine.destroy()
+    parity, uncovered = _beside_twin(trial, workload, history)
+    ranks = _gather(RankEvidence(record.grad_norm, tuple(watch.digests), engagement))
+    memories: list[RankMemory] = _gather(memory)
+    if dist.get_rank() != 0:
+        return None
+    groups, layout = _model(trial, workload)
+    return plain.dump(
+        Evidence(
+            trial=trial,
+            loss=record.loss,
+            optimizer_steps=record.optimizer_steps,
+            skipped_steps=record.skipped_steps,
+            train_batch_size=record.train_batch_size,
+            samples_per_second=record.samples_per_second,
+            data=record.data,
+            traits=workload.traits,
+            groups=groups,
+            ranks=tuple(ranks),
+            parity=parity,
+            uncovered=uncovered,
+            memory=MemoryEvidence(layout, tuple(memories)),
+            left=_left(trial.ds_config),
+        )
+    )
+
+
+def _measured_step(
+    engine: Any, workload: Trap, number: int, meter: Meter
+) -> tuple[RankEngagement, RankMemory]:
+    """One step more, after those that are compared, since to measure it slows it down."""
+    from pytest_deepspeed.training.engagement import observe
+    from reference_training.train import run_steps
+
+    gradients = []
+
+    def before_update(_: int) -> None:
+        meter.look(engine)
+        gradients.append(observe.before_step(engine))
+
+    with meter.step():
+        run_steps(engine, workload, steps=1, start_step=number, before_update=before_update)
+    return observe.observe(engine, gradients[0]), meter.finish(engine)
+
+
+def _left(ds_config: Mapping[str, Any]) -> tuple[SwapFile, ...]:
+    from pytest_deepspeed.training.engagement.observe import swap_files
+
+    return tuple(file for path in nvme.paths(ds_config) for file in swap_files(path))
+
+
+def _model(trial: Trial, workload: Trap) -> tuple[tuple[dict[str, float], ...], Layout]:
+    """What the config says nothing of: the values of each parameter group, and all sizes."""
+    from pytest_deepspeed.training.memory.layout import layout_of
+
+    model = workload.model()
+    groups = workload.parameter_groups(model)
+    values = tuple({k: v for k, v in group.items() if k != "params"} for group in groups)
+    return values, layout_of(model, groups, trial.ds_config, trial.world_size)
+
+
+class _Watch:
+    """Looks at an engine before and after each of its steps."""
+
+    def __init__(self, engine: Any) -> None:
+        self.digests: list[dict[str, int] | None] = []
+        self._engine = engine
+        self._lr: list[tuple[float, ...]] = []
+        self._parameters: list[dict[str, Tensor]] = []
+
+    def before_update(self, _step: int) -> None:
+        from pytest_deepspeed.training import state
+
+        # Not `engine.get_lr()`: the scheduler says what it will set, the groups what is used.
+        groups = state.innermost_optimizer(self._engine).param_groups
+        self._lr.append(tuple(float(group["lr"]) for group in groups))
+
+    def after_step(self, _number: int, _step: Any) -> None:
+        from pytest_deepspeed.training import state
+
+        self._parameters.append(state.full_parameters(self._engine))
+        self.digests.append(state.local_digest(self._engine))
+
+    def history(self, record: Record) -> History:
+        from pytest_deepspeed.training import state
+        from pytest_deepspeed.training.parity.compare import History
+
+        return History(
+            dtype=modes.dtype_of(self._engine.config),
+            loss=record.loss,
+            grad_norm=record.grad_norm,
+            lr=tuple(self._lr),
+            parameters=tuple(self._parameters),
+            moments=state.full_moments(self._engine),
+            optimizer_steps=state.optimizer_steps(self._engine),
+        )
+
+
+def _tensors(history: History) -> list[Tensor]:
+    found = [tensor for weights in history.parameters for tensor in weights.values()]
+    return found + [tensor for kinds in history.moments.values() for tensor in kinds.values()]
+
+
+def _beside_twin(
+    trial: Trial, workload: Trap, history: History
+) -> tuple[tuple[ParityEvidence, ...], str]:
+    from pytest_deepspeed.training.parity.compare import compare
+    from pytest_deepspeed.training.twin.train import train, uncovered
+
+    reason = uncovered(trial.ds_config)
+    if reason is not None:
+        return (), reason
+    twins = []
+    for dtype in dict.fromkeys((history.dtype, "fp32")):
+        twin = train(workload, trial.ds_config, steps=trial.steps, dtype=dtype)
+        twins.append(compare(history, twin))
+    return tuple(twins), ""
+
+
+def _gather(value: Any) -> list[Any]:
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
