@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_deepspeed.training import nvme
+from pytest_deepspeed.values import modes
 from reference_training.traits import TRAITS
 
 if TYPE_CHECKING:
@@ -71,13 +72,22 @@ class Trial:
 
 
 def _wide(ds_config: Mapping[str, Any], world_size: int) -> int:
-    """Rows of the trap model's wide layer: none where nothing is swapped."""
+    """Rows of the trap model's wide layer: none where nothing is swapped.
+
+    Masters and states are in fp32, whatever the weights are in.
+    """
     from reference_training.trap import wide_enough
 
     if not nvme.asked(ds_config):
         return 0
     block = ds_config.get("aio", {}).get("block_size", 0)
-    return wide_enough(world_size=world_size, block_bytes=max(2**20, int(block)))
+    in_half = modes.dtype_of(ds_config) != "fp32"
+    weights_too = modes.offloads(ds_config).get("param") == "nvme"
+    return wide_enough(
+        world_size=world_size,
+        block_bytes=max(2**20, int(block)),
+        bytes_per_element=2 if in_half and weights_too else 4,
+    )
 
 
 def bucket_elements(ds_config: Mapping[str, Any]) -> int:

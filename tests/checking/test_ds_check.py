@@ -318,7 +318,7 @@ def test_a_limit_on_memory(session):
     assert own == inner.text("""
         test_over_its_limit
         memory of zero2-fp32: 2 findings
-        - memory.limit_optimizer (with Adam): rank 0: optimizer states is 42.45 KiB, more than the 1.00 KiB that limit_rank_memory allows (optimizer: 43,472 bytes of 1,024)
+        - memory.limit_optimizer (with Adam): rank 0: optimizer states: 42.45 KiB, more than the 1.00 KiB that limit_rank_memory allows (optimizer: 43,472 bytes of 1,024)
         held after the last step:
           parameters         48.86 KiB
           masters            21.23 KiB

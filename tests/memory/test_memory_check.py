@@ -247,7 +247,7 @@ def test_a_limit_shows_the_breakdown():
     (finding,) = check(evidence(host=3 * 2**20 + 1), limits)
     assert finding.name == "limit_host"
     assert finding.message == (
-        "rank 1: peak of host memory above what the rank had at its start is 3.00 MiB, more than"
+        "rank 1: peak of host memory above what the rank had at its start: 3.00 MiB, more than"
         " the 3.00 MiB that limit_rank_memory allows (host: 3,145,729 bytes of 3,145,728)\n"
         "held after the last step:\n"
         "  parameters          1.04 KiB\n"

@@ -33,12 +33,12 @@ OVER = """
 @pytest.mark.inner(OVER)
 def test_a_rank_over_its_limit_fails(shown):
     """Protects: fixtures count, the rank is named, and its largest tensors are shown."""
-    sizes = re.sub(r"is 12\d\.\d\d MiB", "is SIZE", shown.failure)
+    sizes = re.sub(r"start: 12\d\.\d\d MiB", "start: SIZE", shown.failure)
     sizes = re.sub(r"host: 1[23]\d(,\d{3}){2} bytes", "host: N bytes", sizes)
 
     assert sizes.partition("\nrepeat it")[0] == inner.text("""
         test_takes_more_on_one_rank
-        rank 1: peak of host memory above what the rank had at its start is SIZE, more than the 110.00 MiB that limit_rank_memory allows (host: N bytes of 115,343,360)
+        rank 1: peak of host memory above what the rank had at its start: SIZE, more than the 110.00 MiB that limit_rank_memory allows (host: N bytes of 115,343,360)
         still held in tensors at the end of the body: 120.00 MiB
         largest tensors:
            120.00 MiB  (120, 262144) (other, float32, cpu)

@@ -99,7 +99,7 @@ def _over(evidence: MemoryEvidence, limits: Limits) -> Iterator[Finding]:
 def over_limit(rank: int, name: str, taken: int, allowed: int, source: str) -> str:
     """The first sentence on a limit that does not hold."""
     return (
-        f"rank {rank}: {NAMES[name]} is {format_size(taken)}, more than the"
+        f"rank {rank}: {NAMES[name]}: {format_size(taken)}, more than the"
         f" {format_size(allowed)} that {source} allows ({name}: {taken:,} bytes of {allowed:,})"
     )
 
