@@ -112,12 +112,11 @@ class Controller:
                 **agent_start(self._config, self._settings),
                 "warm": self._warm(),
                 "worlds": self._worlds,
+                "ops": ops,
             },
             _SYS_PATH,
             Listener(progress=self._progress, output=self._output),
         )
-        if ops:
-            self._client.prepare(ops)
 
     def _warm(self) -> list[list[Any]]:
         """What the agent computes once for all ranks: function, arguments."""

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: The studies that this process has read already, by key.
+_READ = pytest.StashKey[dict[str, Any]]()
+
 
 class Studies:
     """The studies that one test asks for.
@@ -102,18 +105,21 @@ class Studies:
 
     def _once(self, kind: str, trial: Trial, cls: type[T], make: Callable[[Path], T]) -> T:
         __tracebackhide__ = True
+        key = f"{kind}-{trial.key}"
+        read = self._item.config.stash.setdefault(_READ, {})
 
         def text(home: Path) -> str:
             __tracebackhide__ = True
             return plain.dump(make(home))
 
-        try:
-            found = sharing.once(
-                self._item.config, f"{kind}-{trial.key}", where_of(self._item), text
-            )
-        except RanksFailed as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
-        return plain.load(cls, found)
+        if key not in read:
+            try:
+                found = sharing.once(self._item.config, key, where_of(self._item), text)
+            except RanksFailed as error:
+                raise pytest.fail.Exception(str(error), pytrace=False) from None
+            read[key] = plain.load(cls, found)
+        study: T = read[key]
+        return study
 
     @contextlib.contextmanager
     def _on_disk(self, trial: Trial, home: Path) -> Iterator[Trial]:

@@ -1,7 +1,7 @@
 """The agent: a pytest session that has collected what the controller collected, and forks ranks.
 
 Started as ``python -c "…main()"`` with frames on stdin and stdout. One thread, one selector; the
-frames it takes are ``start`` (once), ``run``, ``abort``, ``prepare`` and ``stop``. Imports nothing
+frames it takes are ``start`` (once), ``run``, ``abort`` and ``stop``. Imports nothing
 heavy at the top: what ranks start by *spawn* import this module again.
 """
 
@@ -217,6 +217,7 @@ class _Agent:
         for name, arguments in self._start["warm"]:
             module, _, function = name.partition(":")
             getattr(importlib.import_module(module), function)(*arguments)
+        self._builds.prepare(self._start["ops"])
         # The first call imports and formats what the later ones only use: 5 ms less in each rank.
         seeds.seed(0)
         gc.collect()
@@ -274,9 +275,6 @@ class _Agent:
                     self._queue.append(frame)
                 case "abort":
                     self._abort(frame)
-                case "prepare":
-                    self._builds.prepare(frame["ops"])
-                    gc.freeze()
                 case "stop":
                     self._stopped = True
         if self._reader.closed:

@@ -88,11 +88,6 @@ class AgentClient:
         except OSError:
             raise AgentError(self._died()) from None
 
-    def prepare(self, ops: list[str]) -> None:
-        """Tells which ops will be needed; a dead agent is told of by `wait_up`."""
-        with contextlib.suppress(AgentError):
-            self._write({"type": "prepare", "ops": ops})
-
     def wait_up(self) -> Frame:
         """Waits until the agent has imported and collected; at once from the second call on.
 
