@@ -16,4 +16,7 @@ def test_ops_of_a_caller_are_there(ds_run):
     """Protects: a rank of `ds_run` neither loads the op of the test's config nor starts a process
     to ask for the CPU, which takes 1.2 s each time.
     """
-    assert ds_run(loaded, world_size=1) == [(["cpu_adam"], 1)]
+    ((ops, knows_the_cpu),) = ds_run(loaded, world_size=1)
+
+    assert "cpu_adam" in ops  # and those of the session's other tests
+    assert knows_the_cpu
