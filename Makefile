@@ -7,6 +7,9 @@ test: OPS = async_io cpu_adam fused_adam deepspeed_shm_comm
 modes soak: OPS = async_io cpu_adam fused_adam
 # More arguments for pytest, as in: make test ARGS="-p no:randomly -k zero3"
 ARGS ?=
+# What `make test` may not skip. Slurm's tests run where it is installed; the set-up installs it for
+# root.
+REQUIRE ?= nvme$(shell PATH="$$PATH:/usr/sbin:/sbin" command -v slurmctld >/dev/null && echo ,slurm)
 # A test run that takes longer is interrupted, so that it says what it was at.
 TEST_LIMIT ?= 60m
 # Of `make soak`; `make clean` lets it start from the first.
@@ -20,7 +23,7 @@ PYTEST = timeout --foreground --signal=INT --kill-after=30s $(TEST_LIMIT) $(IN_V
 # pip leaves compiling to the first import (tools/setup.sh), which must then be kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo modes test soak lint bench setup ops clean
+.PHONY: help demo modes test soak lint bench setup setup-tests ops clean
 .NOTPARALLEL:
 
 help:    ## these lines
@@ -36,9 +39,9 @@ modes: ops  ## every ZeRO and offload mode, each check of it
 	@$(PYTEST) --pyargs pytest_deepspeed.suite.test_modes -p no:randomly -q \
 		--ds-require=nvme $(ARGS)
 
-test: ops  ## the whole suite, then a marked part of it without xdist
+test: setup-tests ops  ## the whole suite, then a marked part of it without xdist
 	@$(SAY) "the whole suite, on two xdist workers"
-	@$(PYTEST) -n 2 --ds-require=nvme $(ARGS)
+	@$(PYTEST) -n 2 --ds-require=$(REQUIRE) $(ARGS)
 	@$(SAY) "the tests marked also_without_xdist, without xdist"
 	@$(PYTEST) -p no:xdist -m also_without_xdist $(ARGS)
 
@@ -62,9 +65,14 @@ lint: setup  ## ruff and mypy
 bench: ops  ## the benchmarks that the docs quote
 	@$(IN_VENV) -m benchmarks.ranks
 	@$(IN_VENV) -m benchmarks.configs
+	@$(IN_VENV) -m benchmarks.nodes
 
 setup:   ## the virtual environment, with everything installed in it
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' START=$(START) tools/setup.sh
+
+# A target of its own, since `make lint test` makes each target once.
+setup-tests:
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' START=$(START) FOR=tests tools/setup.sh
 
 ops: setup  ## the DeepSpeed ops that the tests need, compiled
 	@$(SAY) "compiling DeepSpeed's $(OPS), unless that is done"

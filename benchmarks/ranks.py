@@ -56,22 +56,24 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 1 <= arguments.rounds <= SHORT - 2:
         parser.error(f"--rounds: 1 to {SHORT - 2}, got {arguments.rounds}")
-    print(_machine())
+    print(machine())
     print(table.HEADER, flush=True)
     for row in itertools.chain(unused(arguments.starts), ranked(arguments.rounds)):
         print(row, flush=True)
-    print(f"load at the end: {_load()}")
+    print(f"load at the end: {load()}")
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What the figures were taken on, for the head of a table."""
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "deepspeed", "pytest"))
     return (
         f"{os.cpu_count()} cores, CPU, gloo, Python {platform.python_version()}\n{versions}\n"
-        f"load at the start: {_load()}\n"
+        f"load at the start: {load()}\n"
     )
 
 
-def _load() -> str:
+def load() -> str:
+    """How busy the machine is."""
     return f"{os.getloadavg()[0]:.1f} processes wanted a core in the last minute"
 
 
@@ -120,13 +122,13 @@ def ranked(rounds: int) -> Iterator[table.Row]:
             contenders.insert(0, contender)
         for contender in contenders:
             contender.run()
-        took = _in_turns(contenders, rounds)
+        took = in_turns(contenders, rounds)
     yield from _rows(took)
     yield table.Row(f"agent start-up, suite of {LONG}", "s", AIMS["start"], starts[:1])
     yield table.Row(f"  suite of {SHORT}", "s", AIMS["start"], starts[1:2])
 
 
-def _in_turns(contenders: list[Contender], rounds: int) -> Samples:
+def in_turns(contenders: list[Contender], rounds: int) -> Samples:
     """Seconds by contender, one of each per round; another one begins each round."""
     took: Samples = {contender.name: [] for contender in contenders}
     for number in range(rounds):

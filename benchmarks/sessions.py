@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.on_request import Contender
@@ -24,11 +25,26 @@ def environment(**more: str) -> dict[str, str]:
     return own | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"} | more
 
 
-def on_request(name: str, test: str, count: int) -> Contender:
-    """A warm session that runs ``test`` of `ranked_tests` once for each of ``count`` requests."""
+def on_request(name: str, test: str, count: int, *options: str, **more: str) -> Contender:
+    """A warm session that runs ``test`` of `ranked_tests` once for each of ``count`` requests.
+
+    Args:
+        options: more of pytest's.
+        more: environment variables.
+    """
     tests = str(_HERE / "ranked_tests.py")
-    arguments = ["pytest", *_OPTIONS, "-p", "benchmarks.on_request", tests, "-k", test]
-    return Contender(name, arguments, environment(BENCHMARK_TESTS=str(count)))
+    arguments = ["pytest", *_OPTIONS, "-p", "benchmarks.on_request", *options, tests, "-k", test]
+    return Contender(name, arguments, environment(BENCHMARK_TESTS=str(count), **more))
+
+
+def over_nodes(rounds: int, sizes: Sequence[int], *options: str, **more: str) -> None:
+    """A session that runs `node_tests`: in each round on as many nodes as each of ``sizes`` says.
+
+    Raises:
+        RuntimeError: the session failed.
+    """
+    own = {"BENCHMARK_TESTS": str(rounds), "BENCHMARK_SIZES": ",".join(map(str, sizes))}
+    _run("-m", "pytest", *_OPTIONS, *options, str(_HERE / "node_tests.py"), **own, **more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +87,7 @@ def controller_imports_torch(test: str) -> bool:
 def _run(*arguments: str, **more: str) -> str:
     ended = subprocess.run(
         [sys.executable, *arguments],
-        env=environment(BENCHMARK_TESTS="1", **more),
+        env=environment(**{"BENCHMARK_TESTS": "1", **more}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Generator
@@ -16,10 +17,11 @@ import pytest
 
 from pytest_deepspeed import repeat
 from pytest_deepspeed import report as reports
+from pytest_deepspeed.ending import Ending
 from pytest_deepspeed.errors import RankLeakWarning, RanksFailed, RankSpawnWarning
 from pytest_deepspeed.markers import config_of, timeout_of, world_of
 from pytest_deepspeed.options import SETTINGS, Settings
-from pytest_deepspeed.values.errors import AgentError
+from pytest_deepspeed.values.errors import AgentError, NodesLostError, SessionEndingError
 from pytest_deepspeed.values.outcome import WorldResult
 from pytest_deepspeed.values.verdict import Verdict, judge
 from pytest_deepspeed.values.world import World
@@ -42,7 +44,7 @@ class Controller:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._client: Any = None
+        self._agents: Any = None
         self._trains = False
         self._worlds = 0
 
@@ -101,13 +103,10 @@ class Controller:
     # The agent
 
     def _start(self, ops: list[str]) -> None:
-        from pytest_deepspeed.processes.client import AgentClient, Listener
+        from pytest_deepspeed.processes.agents import Agents, Listener
 
-        if self._client is not None and self._client.usable:
-            return
-        if self._client is not None:
-            self._client.stop()
-        self._client = AgentClient(
+        self._agents = Agents(
+            self._settings.launches,
             {
                 **agent_start(self._config, self._settings),
                 "warm": self._warm(),
@@ -116,7 +115,10 @@ class Controller:
             },
             _SYS_PATH,
             Listener(progress=self._progress, output=self._output),
+            self._config._tmp_path_factory.getbasetemp(),  # type: ignore[attr-defined]
         )
+        self._ending = Ending.take_over(self._config)
+        self._ending.interrupts(self._agents.end)
 
     def _warm(self) -> list[list[Any]]:
         """What the agent computes once for all ranks: function, arguments."""
@@ -135,27 +137,50 @@ class Controller:
             terminal.ensure_newline()
             terminal.write_line(text)
 
-    def _output(self, rank: int, stream: str, text: str) -> None:
-        print(f"[rank {rank}] {text}", file=sys.stderr if stream == "stderr" else sys.stdout)
+    def _output(self, rank: int, node: str, stream: str, text: str) -> None:
+        who = f"[rank {rank} on {node}]" if node else f"[rank {rank}]"
+        print(f"{who} {text}", file=sys.stderr if stream == "stderr" else sys.stdout)
 
     def close(self) -> None:
-        """Ends the agent and all that it started."""
-        if self._client is not None:
-            self._client.stop()
-            self._client = None
+        """Ends the agents and all that they started."""
+        if self._agents is None:  # a test's marker was wrong, and none were started
+            return
+        self._ending.interrupts(lambda _: None)
+        self._agents.stop()
+
+    def remove(self, path: Path) -> None:
+        """Removes a directory on this node and all others."""
+        shutil.rmtree(path, ignore_errors=True)
+        self._agents.remove(path)
 
     # Running
 
     def run(
-        self, item: pytest.Item, world: World, call: dict[str, Any] | None = None
+        self,
+        item: pytest.Item,
+        world: World,
+        call: dict[str, Any] | None = None,
+        nodes: int | None = None,
     ) -> tuple[WorldResult, Verdict]:
         """Runs an item, or a function in its place, on fresh ranks.
+
+        Args:
+            nodes: how many nodes they may be spread over; all of the session if ``None``.
 
         Raises:
             AgentError: with a text for the user.
         """
-        self._start([])
-        result = self._client.run(item.nodeid, world, self._basetemp(item), call)
+        from pytest_deepspeed.processes.world_run import Order
+
+        try:
+            order = Order(item.nodeid, world, self._basetemp(item), call)
+            result = self._agents.run(order, nodes)
+        except NodesLostError as error:
+            self._ending.stop(str(error).splitlines()[0])
+            raise
+        except SessionEndingError as error:
+            where = ", ".join(filter(None, self._agents.nodes))
+            raise AgentError(f"{error} while this test ran{' on ' * bool(where)}{where}") from None
         self._pass_on_warnings(result)
         if result.spawned:
             _warn_at(item, RankSpawnWarning(f"{result.spawned}: ranks are spawned, not forked"))
@@ -175,7 +200,9 @@ class Controller:
         except AgentError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         item.stash[_MERGED].update(
-            reports.merge(item, result, verdict, repeat.of_test(item, world))
+            reports.merge(
+                item, result, verdict, repeat.of_test(item, world, self._settings.launches)
+            )
         )
         item.stash[_LEAKS] = result.leaks
         self._stand_for(item, "setup")
@@ -227,18 +254,19 @@ class Controller:
         world_size: int,
         timeout: float | None,
         init_process_group: bool,
+        nodes: int | None,
         kwargs: dict[str, Any],
     ) -> list[Any]:
         """What `DsRun` does; see there."""
         __tracebackhide__ = True
         from pytest_deepspeed.processes import call, channel, devices
 
-        devices.check_world_size(world_size, "ds_run")
+        devices.check_world_size(world_size, "ds_run", self._settings.capacity)
         budget = timeout or timeout_of(item)
         world = self._settings.world(world_size, budget, init_process_group)
         asked = call.reference(function, kwargs)
         try:
-            result, verdict = self.run(item, world, asked)
+            result, verdict = self.run(item, world, asked, nodes)
         except AgentError as error:
             raise RanksFailed(str(error)) from None
         for leak in result.leaks:
@@ -246,7 +274,8 @@ class Controller:
         if verdict.kind == "skip":
             pytest.skip(verdict.reason)
         if verdict.kind != "pass":
-            again = repeat.of_call(asked, world, result.folder)
+            launches = self._settings.launches[:nodes]
+            again = repeat.of_call(asked, world, result.folder, launches)
             raise RanksFailed(self._describe(item, result, verdict, again))
         return [channel.unpack(result.values[r]) for r in range(world_size)]
 

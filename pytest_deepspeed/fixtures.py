@@ -46,6 +46,12 @@ def local_rank(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session")
+def node_rank(request: pytest.FixtureRequest) -> int:
+    """The number of this rank's node in its world, from 0."""
+    return _from_rank(request, "GROUP_RANK")
+
+
+@pytest.fixture(scope="session")
 def world_size(request: pytest.FixtureRequest) -> int:
     """How many ranks the test runs on."""
     return _from_rank(request, "WORLD_SIZE")
@@ -195,6 +201,12 @@ class DsRun:
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
 
+    def remove(self, path: Path) -> None:
+        """Removes a directory on every node of the session."""
+        from pytest_deepspeed.controller import CONTROLLER
+
+        self._item.config.stash[CONTROLLER].remove(path)
+
     def __call__(
         self,
         function: Callable[..., Any],
@@ -202,16 +214,18 @@ class DsRun:
         world_size: int,
         timeout: float | None = None,
         init_process_group: bool = True,
+        nodes: int | None = None,
         **kwargs: Any,
     ) -> list[Any]:
         """Runs ``function(**kwargs)`` on each of ``world_size`` fresh ranks.
 
         Args:
-            function: at the top level of a module. ``rank``, ``local_rank``, ``world_size`` and
-                ``device`` are given to it where it takes them.
+            function: at the top level of a module. ``rank``, ``local_rank``, ``node_rank``,
+                ``world_size`` and ``device`` are given to it where it takes them.
             world_size: ranks of this world; ``--ds-world-size`` does not replace it, since such a
                 test is about the sizes it names.
             timeout: budget in seconds, in place of the test's ``ds_timeout`` and ``--ds-timeout``.
+            nodes: how many nodes the ranks may be spread over; all of ``--ds-nodes`` if ``None``.
             kwargs: picklable arguments, the same on each rank.
 
         Returns:
@@ -225,5 +239,5 @@ class DsRun:
         from pytest_deepspeed.controller import CONTROLLER
 
         return self._item.config.stash[CONTROLLER].call(
-            self._item, function, world_size, timeout, init_process_group, kwargs
+            self._item, function, world_size, timeout, init_process_group, nodes, kwargs
         )

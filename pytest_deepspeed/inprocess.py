@@ -15,7 +15,7 @@ import pytest
 from pytest_deepspeed.markers import where_of, world_of
 from pytest_deepspeed.processes import builds, ops, preload, rendezvous, seeds
 from pytest_deepspeed.values import role
-from pytest_deepspeed.values.world import World, torchrun_environment, under_torchrun
+from pytest_deepspeed.values.world import World, spread, torchrun_environment, under_torchrun
 
 
 class InProcess:
@@ -66,7 +66,8 @@ def _as_rank(world: World) -> Iterator[None]:
         if alone:
             server = stack.enter_context(rendezvous.listen())
             port = server.getsockname()[1]
-            os.environ.update(torchrun_environment(0, 1, "127.0.0.1", port, "in-process"))
+            (place,) = spread(1, [""])
+            os.environ.update(torchrun_environment(0, 1, place, "127.0.0.1", port, "in-process"))
             os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         os.environ["LOCAL_SIZE"] = os.environ["LOCAL_WORLD_SIZE"]
         previous = role.current()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_deepspeed.options import SETTINGS
+from pytest_deepspeed.options import SETTINGS, Settings
 from pytest_deepspeed.processes import devices
 from pytest_deepspeed.values.errors import WorldSizeError
 from pytest_deepspeed.values.modes import mode_names
@@ -16,6 +16,7 @@ from pytest_deepspeed.values.world import World, under_torchrun
 MARKERS = (
     "world_size(n, init_process_group=True): run the test on n ranks; a list: once for each size.",
     "ds_config(config=None, **changes): DeepSpeed config; changes: stage=3, dtype='bf16', any key.",
+    "multinode(n=2): needs n nodes, of --ds-nodes.",
     "ds_timeout(seconds): seconds that fixtures, body and teardown may take on the ranks.",
     "limit_rank_memory(host=None, **limits): fail a rank that takes more, such as '1.5 GiB'.",
     "zero0: trains with ZeRO stage 0; zero1, zero2, zero3 likewise. Put on tests with ds_config.",
@@ -41,7 +42,7 @@ def register(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
 
 
-def world_request(mark: pytest.Mark, where: str, override: int | None = None) -> WorldRequest:
+def world_request(mark: pytest.Mark, where: str, settings: Settings) -> WorldRequest:
     """What a ``world_size`` mark asks for.
 
     Raises:
@@ -55,10 +56,10 @@ def world_request(mark: pytest.Mark, where: str, override: int | None = None) ->
             " write world_size(2)"
         )
     wanted = sizes if isinstance(sizes, (list, tuple)) and sizes else [sizes]
+    if settings.world_size:
+        wanted = [settings.world_size]
     try:
-        checked = tuple(
-            devices.check_world_size(n, where) for n in ([override] if override else wanted)
-        )
+        checked = tuple(devices.check_world_size(n, where, settings.capacity) for n in wanted)
     except WorldSizeError as error:
         raise pytest.UsageError(str(error)) from None
     return WorldRequest(checked, bool(mark.kwargs.get("init_process_group", True)))
@@ -70,7 +71,7 @@ def world_of(item: pytest.Item) -> World | None:
     if mark is None or not isinstance(item, pytest.Function):
         return None
     settings = item.config.stash[SETTINGS]
-    request = world_request(mark, where_of(item), settings.world_size)
+    request = world_request(mark, where_of(item), settings)
     size = request.sizes[0]
     if len(request.sizes) > 1:
         size = int(item.callspec.params["world_size"])  # type: ignore[call-overload]
@@ -103,6 +104,20 @@ def timeout_of(item: pytest.Item) -> float | None:
             f"{where_of(item)}: ds_timeout takes seconds, more than 0; write ds_timeout(120)"
         )
     return float(seconds)
+
+
+def nodes_of(item: pytest.Item) -> int:
+    """How many nodes a test needs, by its ``multinode`` marker; 1 where it has none."""
+    mark = item.get_closest_marker("multinode")
+    if mark is None:
+        return 1
+    unknown = set(mark.kwargs) - {"n"}
+    count = mark.args[0] if mark.args else mark.kwargs.get("n", 2)
+    if unknown or len(mark.args) > 1 or not isinstance(count, int) or count < 2:
+        raise pytest.UsageError(
+            f"{where_of(item)}: multinode takes a number of nodes, at least 2; write multinode(2)"
+        )
+    return count
 
 
 def where_of(item: pytest.Item) -> str:

@@ -9,19 +9,23 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_deepspeed.processes import devices
-from pytest_deepspeed.values.errors import WorldSizeError
+from pytest_deepspeed.processes import devices, launch, slurm
+from pytest_deepspeed.processes.devices import Capacity
+from pytest_deepspeed.processes.launch import LAUNCHERS, Launch
+from pytest_deepspeed.values import role
+from pytest_deepspeed.values.errors import LaunchError, WorldSizeError
 from pytest_deepspeed.values.finding import ITEMS
-from pytest_deepspeed.values.world import BODY_BUDGET, World
+from pytest_deepspeed.values.world import BODY_BUDGET, World, cores
 
 #: What `--ds-require` can ask for.
-REQUIREMENTS = ("exact", "cuda", "nvme")
+REQUIREMENTS = ("exact", "cuda", "nvme", "slurm")
 
 #: What ``--ds-workload`` takes beside a function: the trap model, whatever hooks there are.
 TRAP = "trap"
@@ -51,16 +55,17 @@ def _integer(text: str, where: str) -> int:
         ) from None
 
 
-def _world_size(text: str, where: str) -> int:
-    try:
-        value: object = int(text)
-    except ValueError:
-        value = text
-    try:
-        return devices.check_world_size(value, where)
-    except WorldSizeError as error:
-        message = str(error).replace("world_size(2)", "--ds-world-size=2")
-        raise pytest.UsageError(message) from None
+def _nodes(text: str, where: str) -> int:
+    if not text.strip().isdecimal() or not int(text):
+        raise pytest.UsageError(
+            f"{where}: nodes must be a positive integer, got {text!r}: {_example(where)}=2"
+        )
+    return int(text)
+
+
+def _world_size(text: str, _where: str) -> int | str:
+    # What it may be at most depends on the nodes: see `settle`.
+    return int(text) if text.strip().lstrip("-").isdecimal() else text
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str, str], str]:
@@ -143,6 +148,21 @@ class _Option:
 
 OPTIONS = (
     _Option(
+        "nodes",
+        _nodes,
+        None,
+        "N",
+        "nodes that ranks are spread over, those of the Slurm job that pytest runs in",
+    ),
+    _Option(
+        "launcher",
+        _one_of(LAUNCHERS),
+        None,
+        "|".join(LAUNCHERS),
+        "what starts an agent on each of --ds-nodes: srun in a Slurm job (default), or this machine"
+        " itself, which emulates them",
+    ),
+    _Option(
         "world_size",
         _world_size,
         None,
@@ -218,7 +238,8 @@ OPTIONS = (
         "LIST",
         "what must run, comma-separated: exact (a config that cannot run as written fails instead"
         " of being adapted), cuda (a machine without a GPU is an error), nvme (where nothing can be"
-        " offloaded to NVMe, tests that do fail instead of being skipped)",
+        " offloaded to NVMe, tests that do fail instead of being skipped), slurm (where there is"
+        " no Slurm or too few nodes, tests that need them fail instead of being skipped)",
     ),
 )
 
@@ -228,6 +249,10 @@ class Settings:
     """The options of this session, settled.
 
     Attributes:
+        nodes: how many nodes ranks are spread over, or ``None`` for this machine alone.
+        launcher: of `LAUNCHERS`, where there are nodes.
+        launches: how an agent is started on each; empty where this process is one.
+        capacity: how many ranks they may hold.
         world_size: ranks of every marked test, or ``None`` for what each marker says.
         device: ``"cpu"`` or ``"cuda"``.
         backend: ``"gloo"`` or ``"nccl"``.
@@ -242,6 +267,10 @@ class Settings:
         given: flags whose value is not the default, with the place it came from.
     """
 
+    nodes: int | None
+    launcher: str | None
+    launches: tuple[Launch, ...]
+    capacity: Capacity
     world_size: int | None
     device: str
     backend: str
@@ -305,13 +334,19 @@ def settle(config: pytest.Config) -> Settings:
     """
     values: dict[str, Any] = {}
     given: dict[str, str] = {}
+    places: dict[str, str] = {}
     for option in OPTIONS:
         text, where = _look_up(config, option)
+        places[option.stem] = where
         values[option.stem] = option.default if text is None else option.parse(text, where)
         if text is not None:
             given[option.stem] = f"{text} ({where})" if where != option.flag else text
+    _settle_nodes(values, places, config)
+    in_slurm = bool(values["nodes"]) and values["launcher"] == "slurm"
     try:
-        values["device"], values["backend"] = devices.resolve(values["device"], values["backend"])
+        values["device"], values["backend"] = devices.resolve(
+            values["device"], values["backend"], in_slurm
+        )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     if "cuda" in values["require"] and values["device"] != "cuda":
@@ -320,6 +355,41 @@ def settle(config: pytest.Config) -> Settings:
             " --ds-device=cpu is given"
         )
     return Settings(**values, given=given, fix=bool(config.getoption("ds_fix")))
+
+
+def _settle_nodes(values: dict[str, Any], places: dict[str, str], config: pytest.Config) -> None:
+    """How the agents are started, and how many ranks there may be."""
+    nodes = values["nodes"]
+    if values["launcher"] is not None and nodes is None:
+        raise pytest.UsageError(
+            f"{places['launcher']}={values['launcher']} says how nodes are started, and none are"
+            " asked for: add --ds-nodes=2"
+        )
+    if nodes is not None and values["launcher"] is None:
+        values["launcher"] = "slurm"
+    values["launches"], values["capacity"] = _launches(nodes, values["launcher"], config)
+    if values["world_size"] is not None:
+        try:
+            devices.check_world_size(values["world_size"], places["world_size"], values["capacity"])
+        except WorldSizeError as error:
+            message = str(error).replace("world_size(2)", "--ds-world-size=2")
+            raise pytest.UsageError(message) from None
+
+
+def _launches(
+    nodes: int | None, launcher: str | None, config: pytest.Config
+) -> tuple[tuple[Launch, ...], Capacity]:
+    if nodes is None or launcher == "local":
+        return tuple(launch.here(nodes)), Capacity.of_this_machine()
+    if role.current() != "controller":
+        return (), Capacity(sys.maxsize, "these nodes")  # the controller has counted
+    try:
+        allocation = slurm.granted(nodes, config.invocation_params.args)
+    except LaunchError as error:
+        raise pytest.UsageError(str(error)) from None
+    total = sum(count or cores() for count in allocation.cpus)
+    holder = f"these {nodes} nodes" if nodes > 1 else "this node"
+    return tuple(launch.by_srun(allocation)), Capacity(total, holder)
 
 
 def _look_up(config: pytest.Config, option: _Option) -> tuple[str | None, str]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from pytest_deepspeed import collector, hookspecs, limits, markers, options, workloads
+from pytest_deepspeed import (
+    collector,
+    hookspecs,
+    limits,
+    markers,
+    options,
+    requirements,
+    workloads,
+)
 from pytest_deepspeed.collector import collect_odd_entries
+from pytest_deepspeed.ending import Ending
 from pytest_deepspeed.fixtures import (  # noqa: F401 (pytest finds fixtures as attributes)
     device,
     ds_check,
@@ -18,6 +28,7 @@ from pytest_deepspeed.fixtures import (  # noqa: F401 (pytest finds fixtures as 
     ds_run,
     ds_train,
     local_rank,
+    node_rank,
     rank,
     rank_tmp_path,
     world_size,
@@ -53,16 +64,25 @@ def pytest_configure(config: pytest.Config) -> None:
     collector.configure(config)
     if role.current() == "controller":
         config.pluginmanager.register(Summary(), "pytest_deepspeed_summary")
+        if config.stash[options.SETTINGS].nodes and config.getoption("dist", "no") != "no":
+            Ending.take_over(config)
     else:
         workloads.provide(config)
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """What is not the default, and where it came from."""
-    given = config.stash[options.SETTINGS].given
-    if not given:
-        return None
-    return "deepspeed: " + ", ".join(f"{name}={value}" for name, value in given.items())
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What is not the default, and where it came from; the nodes."""
+    settings = config.stash[options.SETTINGS]
+    lines = []
+    if settings.given:
+        given = (f"{name}={value}" for name, value in settings.given.items())
+        lines.append("deepspeed: " + ", ".join(given))
+    if settings.nodes:
+        names = ", ".join(launch.node for launch in settings.launches)
+        job = f"of Slurm job {os.environ.get('SLURM_JOB_ID')}"
+        where = "emulated on this machine" if settings.launcher == "local" else job
+        lines.append(f"nodes: {names} ({where})")
+    return lines
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -85,8 +105,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mode markers, in time for ``-m``."""
+    """Mode markers, in time for ``-m``; what is wrong with ``multinode``, before any test runs."""
     markers.add_mode_markers(item)
+    markers.nodes_of(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs more nodes than there are is skipped."""
+    requirements.need_nodes(item)
 
 
 @pytest.hookimpl(trylast=True)

@@ -126,15 +126,13 @@ def _sections(result: WorldResult, verdict: Verdict) -> list[tuple[str, str]]:
     for rank in result.ranks:
         for name, text in (("stdout", rank.stdout), ("stderr", rank.stderr)):
             if text:
-                found.append((f"Captured {name} [rank {rank.rank}]", text))
+                found.append((f"Captured {name} [{rank.name}]", text))
         if rank.rank in aborted:
             continue  # what it logged while it broke says nothing about the test
         # A later phase's report repeats the sections of the earlier ones.
         last = rank.phases[-1].report.get("sections", []) if rank.phases else []
         found += [
-            (f"{name} [rank {rank.rank}]", text)
-            for name, text in last
-            if not name.startswith(_STREAMS)
+            (f"{name} [{rank.name}]", text) for name, text in last if not name.startswith(_STREAMS)
         ]
     return found
 
@@ -143,10 +141,13 @@ def _failure(
     item: pytest.Item, result: WorldResult, verdict: Verdict, repeat: str
 ) -> ExceptionRepr:
     """The first failure as its rank saw it, what became of each rank, and how to repeat it."""
-    longrepr = _longrepr(item, verdict)
+    who = result.ranks[verdict.rank].name if verdict.rank is not None else ""
+    longrepr = _longrepr(item, verdict, who)
     for rank in result.ranks:
         if verdict.kind == "hang" or rank.stack:
-            longrepr.addsection(f"rank {rank.rank}: {_position(rank)}", _stack(rank), "-")
+            longrepr.addsection(f"{rank.name}: {_position(rank)}", _stack(rank), "-")
+    for words in {rank.lost.partition("\n")[2] for rank in result.ranks} - {""}:
+        longrepr.addsection("node", words, "-")
     lines = list(verdict.fates)
     if verdict.kind == "hang" or (verdict.phase is not None and verdict.phase.peer_lost):
         lines += _divergence(result)
@@ -155,7 +156,7 @@ def _failure(
     return longrepr
 
 
-def _longrepr(item: pytest.Item, verdict: Verdict) -> ExceptionRepr:
+def _longrepr(item: pytest.Item, verdict: Verdict, who: str) -> ExceptionRepr:
     phase = verdict.phase if verdict.kind == "fail" else None
     if phase is not None and isinstance(phase.report.get("longrepr"), dict):
         report = item.config.hook.pytest_report_from_serializable(
@@ -163,11 +164,11 @@ def _longrepr(item: pytest.Item, verdict: Verdict) -> ExceptionRepr:
         )
         longrepr: ExceptionRepr = report.longrepr
         if longrepr.reprcrash is not None:
-            longrepr.reprcrash.message = f"rank {verdict.rank}: {longrepr.reprcrash.message}"
+            longrepr.reprcrash.message = f"{who}: {longrepr.reprcrash.message}"
         return longrepr
     text = verdict.reason
     if phase is not None and phase.report.get("longrepr"):
-        text = f"rank {verdict.rank}: {phase.report['longrepr']}"
+        text = f"{who}: {phase.report['longrepr']}"
     return text_repr(item, text)
 
 

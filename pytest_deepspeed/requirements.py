@@ -4,11 +4,15 @@ failure.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from pytest_deepspeed.options import Settings
+from pytest_deepspeed.markers import nodes_of
+from pytest_deepspeed.options import SETTINGS, Settings
+from pytest_deepspeed.values import role
+from pytest_deepspeed.values.world import under_torchrun
 
 
 def need_nvme(settings: Settings, path: Path) -> None:
@@ -20,3 +24,24 @@ def need_nvme(settings: Settings, path: Path) -> None:
         pytest.fail(f"--ds-require=nvme: {reason}", pytrace=False)
     if reason is not None:
         pytest.skip(reason)
+
+
+def need_nodes(item: pytest.Item) -> None:
+    """Skips a ``multinode`` test where there are fewer nodes, or fails it (``--ds-require``)."""
+    __tracebackhide__ = True
+    needed = nodes_of(item)
+    if needed == 1 or role.current() == "rank":
+        return
+    settings = item.config.stash[SETTINGS]
+    there = settings.nodes or 1
+    if under_torchrun():
+        there = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    if there >= needed:
+        return
+    text = (
+        f"needs {needed} nodes and has {there}: pytest --ds-nodes={needed} in a Slurm job, or with"
+        " --ds-launcher=local to emulate them"
+    )
+    if "slurm" in settings.require:
+        pytest.fail(f"--ds-require=slurm: {text}", pytrace=False)
+    raise pytest.skip.Exception(text, _use_item_location=True)

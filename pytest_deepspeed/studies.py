@@ -133,8 +133,10 @@ class Studies:
         base = self._settings.nvme_path or home
         need_nvme(self._settings, base)
         path = Path(tempfile.mkdtemp(prefix="ds_nvme_", dir=base))
-        with _removed(path):
+        try:
             yield dataclasses.replace(trial, ds_config=nvme.swapping_to(trial.ds_config, path))
+        finally:
+            self._run.remove(path)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,8 @@ CALLS = """
 
 def test_the_line_repeats_a_call(inner_session, tmp_path):
     """Protects: a failed ``ds_run`` is repeated with its function and arguments."""
-    session = inner_session(CALLS)
+    # Elsewhere the kept arguments go with the oldest of pytest's three temporary directories.
+    session = inner_session(CALLS, args=["--basetemp=kept"])
     output = tmp_path.joinpath("output").read_text()
     (line,) = re.findall(r"^E +(env OMP_NUM_THREADS=1 .*)$", output, re.MULTILINE)
 

@@ -3,6 +3,9 @@
 #
 #     PYTHON=python3.12 VENV=.venv tools/setup.sh
 #
+# FOR=tests adds Debian packages that only the project's own tests use; who may not install them
+# does without, and those tests skip.
+#
 # Says what it does with the seconds since START (default: now); silent when nothing is to do.
 # Safe to interrupt at any point: an environment that was not finished is made again.
 set -euo pipefail
@@ -11,6 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 START=${START:-$(date +%s)}
+FOR=${FOR:-}
 STATE=$VENV/.pytest-deepspeed # what the environment was made from; "unfinished" meanwhile
 
 say() { printf '[%4d s] %s\n' $(($(date +%s) - START)) "$*"; }
@@ -53,9 +57,28 @@ missing_packages() {
     echo '#include <libaio.h>' | "${CC:-cc}" -E - >/dev/null 2>&1 || echo libaio-dev
 }
 
+# The same for what the tests can do without: a Slurm cluster of their own, in network namespaces too,
+# and a linter for the scripts of slurm/.
+missing_test_packages() {
+    local PATH=$PATH:/usr/sbin:/sbin # where daemons are, if not for every user
+    [ "$FOR" = tests ] || return 0
+    command -v slurmctld >/dev/null || echo slurmctld
+    command -v slurmd >/dev/null || echo slurmd
+    command -v munged >/dev/null || echo munge
+    command -v srun >/dev/null || echo slurm-client
+    command -v ip >/dev/null || echo iproute2
+    command -v shellcheck >/dev/null || echo shellcheck
+}
+
 install_system_packages() {
-    local packages command
+    local packages optional command
     mapfile -t packages < <(missing_packages)
+    mapfile -t optional < <(missing_test_packages)
+    if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
+        packages+=("${optional[@]}")
+    elif [ ${#optional[@]} -gt 0 ]; then
+        say "not here, so tests that use them skip: ${optional[*]} (as root: apt-get install ${optional[*]})"
+    fi
     [ ${#packages[@]} -gt 0 ] || return 0
     command="apt-get update && apt-get install -y ${packages[*]}"
     command -v apt-get >/dev/null ||
@@ -66,7 +89,7 @@ install_system_packages() {
     export DEBIAN_FRONTEND=noninteractive
     { apt-get update -q && apt-get install -q -y --no-install-recommends "${packages[@]}"; } \
         </dev/null >"$LOG" 2>&1 || fail "$(tail -n 20 "$LOG")" "'$command' failed: its last lines are above."
-    mapfile -t packages < <(missing_packages)
+    mapfile -t packages < <(missing_packages && missing_test_packages)
     [ ${#packages[@]} -eq 0 ] || fail "still missing after apt-get: ${packages[*]}" \
         "$PYTHON does not look there; name Debian's own: make PYTHON=/usr/bin/python3 demo"
 }

@@ -1,8 +1,9 @@
 """The agent: a pytest session that has collected what the controller collected, and forks ranks.
 
-Started as ``python -c "…main()"`` with frames on stdin and stdout. One thread, one selector; the
-frames it takes are ``start`` (once), ``run``, ``abort`` and ``stop``. Imports nothing
-heavy at the top: what ranks start by *spawn* import this module again.
+Started as ``python -c "…main()"`` with frames on stdin and stdout, on another node by srun. One
+thread, one selector; the frames it takes are ``start`` (once), ``run``, ``news``, ``abort``,
+``drop``, ``stop``, and before the first test those of the roll call. Imports nothing heavy at the
+top: what ranks start by *spawn* import this module again.
 """
 
 from __future__ import annotations
@@ -11,66 +12,59 @@ import gc
 import importlib
 import os
 import selectors
+import shutil
 import signal
+import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_deepspeed.processes import (
     builds,
     channel,
-    collectives,
     containment,
+    dialing,
     hugepages,
-    ops,
-    preload,
+    presence,
     rendezvous,
     seeds,
+    setting_up,
+    slurm,
 )
 from pytest_deepspeed.processes.gang import Gang
+from pytest_deepspeed.processes.items import item_for, unknown
 from pytest_deepspeed.processes.member import Surroundings, Task
 from pytest_deepspeed.values import role
-from pytest_deepspeed.values.world import World
-
-#: Plugins that act in the controller on the whole test and must not act a second time in a rank,
-#: with the marker that each registers: a test that carries it must still pass ``--strict-markers``.
-_CONTROLLERS_OWN = {"rerunfailures": "flaky", "timeout": "timeout"}
+from pytest_deepspeed.values.world import Place, World
 
 
 def main() -> None:
     """Entry point of the agent process."""
     commands, events = _claim_stdio()
-    reader = channel.FrameReader(commands)
-    start = _first(reader)
+    pipe = channel.FrameReader(commands)
+    start = _first(pipe)
     if start is None:
         return
-    containment.die_with_parent(int(start["controller"]), signal.SIGTERM)
+    if start["parent"] is not None:
+        containment.die_with_parent(int(start["parent"]), signal.SIGTERM)
     containment.adopt_orphans()
+    slurm.scrub(os.environ)
     role.become("agent")
+    line = _Line(pipe, events)
     try:
-        config = prepare(start)
+        config = setting_up.prepare(start)
     except BaseException:
-        channel.write(events, {"type": "broken", "text": traceback.format_exc()})
+        line.send({"type": "broken", "text": traceback.format_exc()})
         raise
-    agent = _Agent(config, start, reader, events)
+    agent = _Agent(config, start, line)
     config.pluginmanager.register(agent, "pytest_deepspeed_agent")
     status = config.hook.pytest_cmdline_main(config=config)
     # Taking torch's modules apart would cost each session 0.4 s, and seconds on a busy machine.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(int(status))
-
-
-def prepare(start: channel.Frame) -> pytest.Config:
-    """Imports what ranks need, and a config that has not collected yet; also for a spawned rank."""
-    preload.prepare_environment(start["device"])
-    preload.preload()
-    collectives.install()
-    ops.install_hook(builds.obtain)
-    return _configure(start)
 
 
 def _claim_stdio() -> tuple[int, int]:
@@ -91,126 +85,68 @@ def _first(reader: channel.FrameReader) -> channel.Frame | None:
     return None
 
 
-def _configure(start: channel.Frame) -> pytest.Config:
-    """A config from the controller's arguments, quiet in all that is the controller's own.
+class _Line:
+    """The agent's connection to its controller: the pipes that it was started with, or a socket.
 
-    The same way as pytest-xdist starts its workers (``xdist/remote.py``): ``workerinput`` is what
-    the cache, JUnit, stepwise and many third-party plugins look at.
+    Attributes:
+        reader: where commands come from.
+        pipe: the pipe from whoever started this process; its end is the end of the session.
     """
-    from _pytest.config import _prepareconfig
 
-    config = _prepareconfig([*start["args"], *start["extra_args"]], None)
-    option = config.option
-    quiet = {
-        "usepdb": False,
-        "trace": False,
-        "lf": False,
-        "failedfirst": False,
-        "newfirst": False,
-        "cacheclear": False,
-        "stepwise": False,
-        "stepwise_skip": False,
-        "maxfail": 0,
-        "looponfail": False,
-        "dist": "no",
-        "distload": False,
-        "loadgroup": start["loadgroup"],
-        "numprocesses": None,
-        "maxprocesses": None,
-        "tx": [],
-        "log_cli_level": None,
-        "log_file": None,
-        "durations": None,
-        "basetemp": None,
-        "color": "no",
-        "continue_on_collection_errors": True,
-    }
-    for name, value in quiet.items():
-        if hasattr(option, name):
-            setattr(option, name, value)
-    for name, marker in _CONTROLLERS_OWN.items():
-        if (plugin := config.pluginmanager.getplugin(name)) is not None:
-            config.pluginmanager.unregister(plugin)
-            config.addinivalue_line("markers", f"{marker}: acts in the controller")
-    config.workerinput = start["workerinput"]  # type: ignore[attr-defined]
-    config.workeroutput = {}  # type: ignore[attr-defined]
-    return config
+    def __init__(self, pipe: channel.FrameReader, events: int) -> None:
+        self.pipe = self.reader = pipe
+        self._events = events
+        self.lost = False
 
+    def dial(self, invitation: channel.Frame, node_rank: int) -> None:
+        """Changes over to a socket, where the controller can be reached by one."""
+        dialled = dialing.dial(invitation)
+        if isinstance(dialled, socket.socket):
+            self._events = dialled.detach()
+            self.reader = channel.FrameReader(os.dup(self._events))
+            self.send({"type": "hello", "node_rank": node_rank})
+        else:
+            self.send({"type": "not dialled", "why": dialled})
 
-class CallItem(pytest.Item):
-    """A function that `ds_run` runs on ranks, as an item, so that it is reported like one."""
+    def send(self, frame: channel.Frame) -> None:
+        """Writes a frame."""
+        try:
+            channel.write(self._events, frame)
+        except OSError:  # the controller was killed: end as at the end of its pipe, and clean up
+            self.lost = True
 
-    def __init__(self, *, call: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._call = call
-        self.returned: str | None = None
-
-    def runtest(self) -> None:
-        from pytest_deepspeed.processes.call import call_on_rank
-
-        self.returned = call_on_rank(self._call)
-
-    def _traceback_filter(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
-        """Only the function and what it calls, as pytest does for a test function."""
-        name = self._call["qualname"].rpartition(".")[2]
-        own = excinfo.traceback
-        return next((own[i:] for i, e in enumerate(own) if e.name == name), own)
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """A line a frame where the function is our own: a config is at fault, no code."""
-        if self._call["module"].startswith("pytest_deepspeed.") and style is None:
-            style = "short" if self.config.getoption("tbstyle", "auto") == "auto" else None
-        return super().repr_failure(excinfo, style)
-
-    def reportinfo(self) -> tuple[Path, int | None, str]:
-        return self.path, None, self.name
-
-
-def item_for(items: dict[str, pytest.Item], order: channel.Frame) -> pytest.Item:
-    """The item that a ``run`` frame asks for, or one that stands for the function it names.
-
-    Raises:
-        KeyError: no item of that id was collected.
-    """
-    item = items[order["nodeid"]]
-    if order["call"] is None:
-        return item
-    assert item.parent is not None
-    name = order["call"]["qualname"]
-    made: CallItem = CallItem.from_parent(item.parent, name=name, call=order["call"])
-    return made
+    @property
+    def fds(self) -> list[int]:
+        """Its descriptors, which no rank may hold open."""
+        return list({self.pipe.fd, self.reader.fd, self._events} - {-1})
 
 
 class _Agent:
     """The serving loop, in place of pytest's own run-test loop."""
 
-    def __init__(
-        self, config: pytest.Config, start: channel.Frame, reader: channel.FrameReader, events: int
-    ) -> None:
+    def __init__(self, config: pytest.Config, start: channel.Frame, line: _Line) -> None:
         self._config = config
-        self._reader = reader
-        self._events = events
+        self._line = line
+        self._send = line.send
         self._start = start
         self._selector = selectors.DefaultSelector()
         self._items: dict[str, pytest.Item] = {}
         self._errors: dict[str, str] = {}
         self._gang: Gang | None = None
+        self._running = ""
         self._stopped = False
         self._queue: list[channel.Frame] = []
         self._builds = builds.Builds(start["device"], self._selector, self._send)
+        self._terminated, self._terminate = os.pipe()
         self._around = Surroundings(
             threads=int(start["threads"]),
             live=bool(start["live"]),
             coverage=start["coverage"],
             setup=start,
+            private=[*line.fds, self._terminated, self._terminate],
         )
         self._stores = rendezvous.StoreServer()
-
-    def _send(self, frame: channel.Frame) -> None:
-        try:
-            channel.write(self._events, frame)
-        except OSError:  # the controller was killed: end as at the end of its pipe, and clean up
-            self._stopped = True
+        self._probe: socket.socket | None = None
 
     @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -230,20 +166,11 @@ class _Agent:
         gc.freeze()
         if self._start["worlds"] >= hugepages.WORTH_IT:
             hugepages.collapse()
-        import torch
-
+        self._listen()
         self._send(
-            {
-                "type": "up",
-                "pid": os.getpid(),
-                "torch": torch.__version__,
-                "items": len(self._items),
-            }
+            {"type": "up", "pid": os.getpid(), "items": len(self._items), **presence.facts()}
         )
-        self._selector.register(self._reader, selectors.EVENT_READ, self._on_command)
-        # The controller's death is the end of its pipe from here on, which leaves time to clean up.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        while not self._stopped:
+        while not self._stopped and not self._line.lost:
             self._turn()
         if self._gang is not None:
             self._gang.abort("the controller is gone")
@@ -253,6 +180,18 @@ class _Agent:
         self._builds.close()
         self._stores.close()
         return True
+
+    def _listen(self) -> None:
+        for reader in {self._line.reader, self._line.pipe}:
+            self._selector.register(reader, selectors.EVENT_READ, lambda r=reader: self._read(r))
+        # Slurm says it before it ends a step; the controller's death, of which a child is told so
+        # too, is the end of its pipe from here on, which leaves time to clean up.
+        signal.signal(signal.SIGTERM, lambda *_: os.write(self._terminate, b"!"))
+        self._selector.register(self._terminated, selectors.EVENT_READ, self._on_sigterm)
+
+    def _on_sigterm(self) -> None:
+        os.read(self._terminated, 16)
+        self._send({"type": "terminated"})
 
     def _turn(self) -> None:
         wait = self._gang.timeout() if self._gang is not None else None
@@ -270,21 +209,65 @@ class _Agent:
     def _finish(self) -> None:
         assert self._gang is not None
         frame = self._gang.close()
+        alone = self._gang.alone
         self._gang = None
         self._send(frame)
-        self._stores.drop()
+        if alone:
+            self._stores.drop()
 
-    def _on_command(self) -> None:
-        for frame in self._reader.read():
-            match frame["type"]:
-                case "run":
-                    self._queue.append(frame)
-                case "abort":
-                    self._abort(frame)
-                case "stop":
-                    self._stopped = True
-        if self._reader.closed:
+    def _read(self, reader: channel.FrameReader) -> None:
+        for frame in reader.read():
+            self._on_command(frame)
+        if reader.closed:
+            self._selector.unregister(reader)
             self._stopped = True
+
+    def _on_command(self, frame: channel.Frame) -> None:
+        match frame["type"]:
+            case "run":
+                self._queue.append(frame)
+            case "news":
+                if self._gang is not None and frame["run_id"] == self._running:
+                    self._gang.hear_of(frame["news"])
+            case "drop":
+                self._stores.drop()
+            case "abort":
+                self._abort(frame)
+            case "dial":
+                self._dial(frame)
+            case "remove":
+                shutil.rmtree(frame["path"], ignore_errors=True)
+            case "stop":
+                self._stopped = True
+            case asked:
+                self._answer(asked, frame)
+
+    def _dial(self, invitation: channel.Frame) -> None:
+        """Changes over to a socket; the controller asks for it while it waits for connections."""
+        self._line.dial(invitation, self._start["node_rank"])
+        reader = self._line.reader
+        if reader is not self._line.pipe:
+            self._around.private.extend(set(self._line.fds) - set(self._around.private))
+            self._selector.register(reader, selectors.EVENT_READ, lambda: self._read(reader))
+
+    def _answer(self, asked: str, frame: channel.Frame) -> None:
+        """The roll call."""
+        answer: channel.Frame = {}
+        match asked:
+            case "clocks":
+                answer = presence.clocks()
+            case "look":
+                path = Path(frame["path"])
+                answer = {"text": path.read_text() if path.is_file() else None}
+            case "listen":
+                self._probe = presence.listen()
+                answer = {"hosts": presence.addresses(), "port": self._probe.getsockname()[1]}
+                answer["interfaces"] = presence.interfaces()
+            case "reach":
+                answer["reached"], answer["failed"] = presence.reach(frame["hosts"], frame["port"])
+            case "listened" if self._probe is not None:
+                self._probe.close()
+        self._send({"type": "answer", **answer})
 
     def _abort(self, frame: channel.Frame) -> None:
         if self._gang is not None:
@@ -299,25 +282,21 @@ class _Agent:
         try:
             item = item_for(self._items, frame)
         except KeyError:
-            self._send({"type": "refused", "text": self._unknown(frame["nodeid"])})
+            text = unknown(frame["nodeid"], self._items, self._errors)
+            self._send({"type": "refused", "text": text})
             return
-        task = Task(World(**frame["world"]), item, frame, self._stores.open())
+        place = Place(**frame["place"])
+        task = Task(World(**frame["world"]), place, item, frame, self._meet(place, frame))
+        self._running = frame["run_id"]
         self._gang = Gang(task, self._around, self._selector, self._send, self._builds)
         self._gang.start()
 
-    def _unknown(self, nodeid: str) -> str:
-        import difflib
-
-        text = f"the agent has not collected {nodeid}"
-        errors = [error for node, error in self._errors.items() if nodeid.startswith(node)]
-        if errors:
-            return f"{text}, since collecting failed in it:\n" + "\n".join(errors)
-        file = nodeid.partition("::")[0]
-        same = [known for known in self._items if known.partition("::")[0] == file]
-        near = difflib.get_close_matches(nodeid, same, n=3, cutoff=0.5)
-        if near:
-            text += "; it has " + ", ".join(near)
-        return (
-            f"{text}. The controller and its agent must collect the same ids: a parametrization"
-            " that is random, or ordered by a set, differs between processes"
-        )
+    def _meet(self, place: Place, frame: channel.Frame) -> tuple[str, int]:
+        """Where the ranks meet: a store here, of which the other nodes are told, or theirs."""
+        if place.node_rank > 0:
+            host, port = frame["store"]
+            return host, port
+        address = self._stores.open(frame["host"])
+        if place.num_nodes > 1:
+            self._send({"type": "store", "address": address})
+        return address

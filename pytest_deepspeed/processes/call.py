@@ -42,8 +42,8 @@ def reference(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str,
 def call_on_rank(call: dict[str, Any]) -> str:
     """Calls it and returns its value, pickled.
 
-    ``rank``, ``local_rank``, ``world_size`` and ``device`` are filled in where the function takes
-    them and the caller did not give them.
+    ``rank``, ``local_rank``, ``node_rank``, ``world_size`` and ``device`` are filled in where the
+    function takes them and the caller did not give them.
 
     Fails the test where the value cannot be pickled.
     """
@@ -74,6 +74,7 @@ def _known() -> dict[str, Any]:
     return {
         "rank": int(os.environ["RANK"]),
         "local_rank": local_rank,
+        "node_rank": int(os.environ["GROUP_RANK"]),
         "world_size": int(os.environ["WORLD_SIZE"]),
         "device": torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
     }

@@ -18,18 +18,27 @@ Frame = dict[str, Any]
 
 _CHUNK = 1 << 16
 
+#: How each frame begins.
+_START = b'{"type": '
+
 
 class FrameReader:
     """Frames from a file descriptor.
+
+    Args:
+        fd: the descriptor.
+        prologue: whether lines that are no frames may come before the first one: a site's
+            TaskProlog can print to a task's stdout (slurm.conf(5)).
 
     Attributes:
         fd: the descriptor, so that a selector can wait for it.
         closed: whether the other side is gone.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, prologue: bool = False) -> None:
         self.fd = fd
         self.closed = False
+        self._prologue = prologue
         self._parts: list[bytes] = []
 
     def fileno(self) -> int:
@@ -55,6 +64,9 @@ class FrameReader:
             self._parts.append(line)
             whole = b"".join(self._parts)
             self._parts.clear()
+            if self._prologue and not whole.startswith(_START):
+                continue
+            self._prologue = False
             yield parse(whole)
         if rest:
             self._parts.append(rest)

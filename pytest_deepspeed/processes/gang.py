@@ -1,6 +1,9 @@
-"""One world on one node: fork its ranks, hear them, hold them to their budgets, clean up.
+"""A world's ranks on one node: fork them, hear them, hold them to their budgets, clean up.
 
-Runs inside the agent, which has one thread: everything here is a callback of its selector.
+Runs inside the agent, which has one thread: everything here is a callback of its selector. Where
+the world has ranks on other nodes, their agents are told what is news to them through the
+controller: that all ranks here are ready, that the test is decided, that a budget ran out, that the
+clock stands (`News`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,12 @@ from pytest_deepspeed.values.world import GRACE
 
 #: Writes one frame to the controller.
 Send = Callable[[channel.Frame], None]
+
+#: What one node's part of a world tells the others'.
+NEWS = ("ready", "decided", "hang", "pause", "resume")
+
+_DECIDED = f"killed {GRACE:g} s after the first failure"
+_OUT_OF_TIME = "still running at the end of a budget"
 
 
 class Gang:
@@ -55,8 +64,15 @@ class Gang:
         self._since = 0.0
         self._hang: tuple[str, float] | None = None
         self._kill_at: float | None = None
+        self._why = _DECIDED
+        self._pauses = 0
         self._aborted = False
         self._leaks: list[str] = []
+
+    @property
+    def alone(self) -> bool:
+        """Whether the world has no ranks on other nodes."""
+        return self._task.place.num_nodes == 1
 
     @property
     def ended(self) -> bool:
@@ -74,7 +90,7 @@ class Gang:
         self._since = time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
-        for rank in range(self._world.world_size):
+        for rank in self._task.place.ranks:
             self._members.append(
                 Member.start(rank, self._task, self._around, self._members, fork=not why_not)
             )
@@ -107,22 +123,24 @@ class Gang:
         if kind == "ready":
             member.ready = True
             if all(m.ready for m in self._members):
-                self._next_budget("body", self._world.body_budget)
+                self._tell("ready")
+                if self.alone:
+                    self.hear_of("ready")
         elif kind == "finished":
             member.finished = True
         elif kind == "report" and _ends_the_test(frame):
-            self._shorten(GRACE)
+            self._shorten()
 
     def _wait_for_op(self, member: Member, name: str) -> None:
         """A rank needs an op: build it outside, with the clock stopped."""
-        self._pause()
-        member.waits_for = name
+        self._tell("pause")
+        self.hear_of("pause")
 
         def done(path: str, error: str) -> None:
-            member.waits_for = ""
             with contextlib.suppress(OSError):
                 channel.write(member.replies, {"path": path, "error": error})
-            self._resume()
+            self._tell("resume")
+            self.hear_of("resume")
 
         self._builds.request(name, done)
 
@@ -141,7 +159,7 @@ class Gang:
                     for frame in member.events.drain():
                         self._hear(member, frame)
             if not member.killed and (not member.finished or member.status != 0):
-                self._shorten(GRACE)
+                self._shorten()
 
         return handle
 
@@ -151,27 +169,51 @@ class Gang:
 
         return line
 
+    # News, of this node and of the others
+
+    def _tell(self, news: str) -> None:
+        if not self.alone:
+            self._send({"type": "news", "news": news, "run_id": self._task.order["run_id"]})
+
+    def hear_of(self, news: str) -> None:
+        """Acts on what has happened here, or on another node: one of `NEWS`.
+
+        Ranks are ``ready`` when those of all nodes are: the controller counts them.
+        """
+        match news:
+            case "ready":
+                self._next_budget("body", self._world.body_budget)
+            case "decided":
+                self._decided()
+            case "hang":
+                # Before any node kills its ranks: what the others do then is no part of the hang.
+                if self._why != _OUT_OF_TIME:
+                    self._take_stacks()
+                    self._why = _OUT_OF_TIME
+                self._decided()
+            case "pause":
+                if not self._pauses:
+                    self._left -= time.monotonic() - self._since
+                self._pauses += 1
+            case "resume":
+                self._pauses -= 1
+                if not self._pauses:
+                    self._since = time.monotonic()
+
     # Budgets
 
     def _next_budget(self, phase: str, seconds: float) -> None:
         self._phase, self._left, self._since = phase, seconds, time.monotonic()
 
-    def _pause(self) -> None:
-        if not self._waiting:
-            self._left -= time.monotonic() - self._since
+    def _shorten(self) -> None:
+        if self._kill_at is None:
+            self._tell("decided")
+            self._decided()
 
-    def _resume(self) -> None:
-        if not self._waiting:
-            self._since = time.monotonic()
-
-    @property
-    def _waiting(self) -> bool:
-        return any(m.waits_for for m in self._members)
-
-    def _shorten(self, grace: float) -> None:
+    def _decided(self) -> None:
         """The test is decided: the others get a short grace."""
         if self._kill_at is None:
-            self._kill_at = time.monotonic() + grace
+            self._kill_at = time.monotonic() + GRACE
 
     def timeout(self) -> float | None:
         """Seconds until `tick` has something to do; ``None`` while the clock stands."""
@@ -179,7 +221,7 @@ class Gang:
             return None
         if self._kill_at is not None:
             return max(0.0, self._kill_at - time.monotonic())
-        if self._waiting:
+        if self._pauses:
             return None
         return max(0.0, self._since + self._left - time.monotonic())
 
@@ -187,12 +229,14 @@ class Gang:
         """Acts on a budget or a grace that ran out."""
         if self.timeout() != 0.0 or self.ended:
             return
-        if self._kill_at is None:
-            self._hang = (self._phase, time.monotonic())
-            self._take_stacks()
-            self.abort(f"still running at the end of the {self._phase} budget")
-        else:
-            self.abort(f"killed {GRACE:g} s after the first failure")
+        if self._kill_at is not None:
+            self.abort(self._why)
+            return
+        self._hang = (self._phase, time.monotonic())
+        self._tell("hang")
+        self.hear_of("hang")
+        if self.alone:
+            self.abort(self._why)
 
     def dump(self) -> None:
         """Takes the stacks now, because the controller gave up waiting."""

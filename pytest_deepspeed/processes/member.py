@@ -17,7 +17,7 @@ from pytest_deepspeed.processes import channel, collectives, containment, spawn
 from pytest_deepspeed.processes.output import Output
 from pytest_deepspeed.processes.rank import RankJob, become_rank
 from pytest_deepspeed.values.outcome import UNKNOWN_SIGKILL
-from pytest_deepspeed.values.world import World
+from pytest_deepspeed.values.world import Place, World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Surroundings:
         live: whether output goes to the terminal as it comes.
         coverage: keyword arguments of `coverage.Coverage`, or ``None``.
         setup: the agent's own ``start`` frame, by which a spawned rank sets itself up.
+        private: descriptors of the agent that no rank may hold open.
     """
 
     threads: int
     live: bool
     coverage: dict[str, Any] | None
     setup: channel.Frame
+    private: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +45,15 @@ class Task:
 
     Attributes:
         world: the world's shape and budgets.
+        place: where this node's ranks stand in it.
         item: the collected item, or the one that stands for a function.
-        order: the ``run`` frame it came with, by which a spawned rank finds the item again.
+        order: the ``run`` frame it came with, by which a spawned rank finds the item again; its
+            ``interface`` leads to the other nodes.
         address: host and port of the rendezvous.
     """
 
     world: World
+    place: Place
     item: pytest.Item
     order: channel.Frame
     address: tuple[str, int]
@@ -74,7 +79,6 @@ class Member:
     status: int | None = None
     killed: str = ""
     trace: str = ""
-    waits_for: str = ""
 
     @classmethod
     def start(
@@ -98,6 +102,8 @@ class Member:
         job = RankJob(
             rank=rank,
             world=task.world,
+            place=task.place,
+            interface=task.order["interface"],
             events=events_write,
             replies=replies_read,
             stdout=stdout.write_fd,
@@ -114,7 +120,8 @@ class Member:
             coverage=around.coverage,
         )
         if fork:
-            agents_ends = [events_read, replies_write, *(fd for p in peers for fd in p.fds)]
+            peers_fds = (fd for p in peers for fd in p.fds)
+            agents_ends = [events_read, replies_write, *peers_fds, *around.private]
             pid = _fork(job, task.item, agents_ends)
         else:
             pid = spawn.start(job, around.setup, task.order)

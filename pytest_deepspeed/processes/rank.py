@@ -32,7 +32,7 @@ from pytest_deepspeed.processes import (
     tmp,
 )
 from pytest_deepspeed.values import role
-from pytest_deepspeed.values.world import World, torchrun_environment
+from pytest_deepspeed.values.world import Place, World, torchrun_environment
 
 #: Where a rank keeps its private descriptors, out of the way of tests that close low ones.
 _HIGH_FD = 900
@@ -43,8 +43,10 @@ class RankJob:
     """All that a rank needs to know, made by the agent before the fork.
 
     Attributes:
-        rank: global rank, also the local one on a single node.
+        rank: global rank.
         world: the world it joins.
+        place: where this node's ranks stand in it.
+        interface: network interface that leads to the other nodes, empty where there is none.
         events: descriptor it writes frames to.
         replies: descriptor it reads answers from.
         stdout, stderr, stack: descriptors for its output and its stack on request.
@@ -60,6 +62,8 @@ class RankJob:
 
     rank: int
     world: World
+    place: Place
+    interface: str
     events: int
     replies: int
     stdout: int
@@ -74,6 +78,11 @@ class RankJob:
     agent: int
     threads: int
     coverage: dict[str, Any] | None
+
+    @property
+    def local_rank(self) -> int:
+        """Its rank among those of its node."""
+        return self.rank - self.place.first_rank
 
 
 def become_rank(job: RankJob, item: pytest.Item) -> NoReturn:
@@ -142,11 +151,14 @@ def _prepare(job: RankJob) -> None:
     role.become("rank")
     world = job.world
     os.environ.update(
-        torchrun_environment(job.rank, world.world_size, job.addr, job.port, job.run_id)
+        torchrun_environment(job.rank, world.world_size, job.place, job.addr, job.port, job.run_id)
     )
+    if job.interface:
+        # gloo would take the one that this machine's name resolves to: on Debian, the loopback.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", job.interface)
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     # DeepSpeed's CPU accelerator asks `numactl` for its device count where this is not set.
-    os.environ["LOCAL_SIZE"] = str(world.world_size)
+    os.environ["LOCAL_SIZE"] = str(job.place.local_world_size)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     seeds.seed(world.seed)
@@ -154,7 +166,7 @@ def _prepare(job: RankJob) -> None:
     if torch is not None:
         torch.set_num_threads(job.threads)
         if world.device == "cuda":
-            torch.cuda.set_device(job.rank)
+            torch.cuda.set_device(job.local_rank)
     collectives.record_to(collectives.Page(job.page))
     containment.record_shared_memory(job.segments)
     builds.connect(job.events, job.replies)
@@ -180,7 +192,7 @@ def _join(job: RankJob) -> None:
     if world.device == "cuda":
         import torch
 
-        device = torch.device("cuda", job.rank)
+        device = torch.device("cuda", job.local_rank)
     rendezvous.form_process_group(
         store, world.backend, job.rank, world.world_size, patience, device
     )

@@ -18,13 +18,14 @@ from typing import Any, NoReturn
 
 from pytest_deepspeed.processes import containment
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 
 
-def listen() -> socket.socket:
-    """A listening socket on a port of this machine's loopback that is ours from now on."""
-    server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    server.bind((_LOOPBACK, 0))
+def listen(address: str = LOOPBACK) -> socket.socket:
+    """A listening socket on a port of an address of this machine that is ours from now on."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.bind((address, 0))
     server.listen(1024)
     return server
 
@@ -36,19 +37,22 @@ class StoreServer:
         self._pid = 0
         self._socket: socket.socket | None = None
 
-    def open(self) -> tuple[str, int]:
+    def open(self, address: str) -> tuple[str, int]:
         """Opens a fresh store; returns the address and port where it can be reached at once.
 
         Connections wait in the socket's backlog until the process has taken it over.
+
+        Args:
+            address: of this machine, the one that all ranks of the world can reach.
         """
-        with listen() as server:
-            address: tuple[str, int] = server.getsockname()
+        with listen(address) as server:
+            port: int = server.getsockname()[1]
             try:
                 self._send(server)
             except OSError:  # it was killed: a test may do that to any process of its user
                 self.close()
                 self._send(server)
-        return address
+        return address, port
 
     def _send(self, server: socket.socket) -> None:
         if self._socket is None:
@@ -98,7 +102,7 @@ def _serve(commands: socket.socket) -> NoReturn:
         store = None
         if fds:
             server = socket.socket(fileno=fds[0])
-            addr, port = server.getsockname()
+            addr, port = server.getsockname()[:2]
             store = TCPStore(
                 addr, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
             )

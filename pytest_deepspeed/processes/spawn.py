@@ -18,7 +18,7 @@ import pytest
 from pytest_deepspeed.processes import containment
 from pytest_deepspeed.processes.rank import RankJob, become_rank
 from pytest_deepspeed.values import role
-from pytest_deepspeed.values.world import World
+from pytest_deepspeed.values.world import Place, World
 
 #: Seconds that are added to the start-up budget: every rank imports torch and DeepSpeed.
 ALLOWANCE = 240.0
@@ -52,11 +52,12 @@ def _descriptors(job: RankJob) -> list[int]:
 
 def main(orders: int) -> None:
     """Entry point of the process."""
-    from pytest_deepspeed.processes.agent import prepare
+    from pytest_deepspeed.processes.setting_up import prepare
 
     told = json.loads(os.pread(orders, os.fstat(orders).st_size, 0))
     os.close(orders)
-    job = RankJob(**{**told["job"], "world": World(**told["job"]["world"])})
+    own = told["job"]
+    job = RankJob(**{**own, "world": World(**own["world"]), "place": Place(**own["place"])})
     for fd in _descriptors(job):
         os.set_inheritable(fd, False)
     os.dup2(job.stdout, 1)
@@ -77,7 +78,7 @@ class _Spawned:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        from pytest_deepspeed.processes.agent import item_for
+        from pytest_deepspeed.processes.items import item_for
 
         items = {item.nodeid: item for item in session.items}
         become_rank(self._job, item_for(items, self._order))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,9 @@ def run(trial: Trial) -> str | None:
     parity, uncovered = _beside_twin(trial, workload, history)
     ranks = _gather(RankEvidence(record.grad_norm, tuple(watch.digests), engagement))
     memories: list[RankMemory] = _gather(memory)
+    # Of all nodes, each with a disk of its own.
+    here = _left(trial.ds_config) if os.environ.get("LOCAL_RANK", "0") == "0" else ()
+    left = dict.fromkeys(file for files in _gather(here) for file in files)
     if dist.get_rank() != 0:
         return None
     groups, layout = _model(trial, workload)
@@ -78,7 +82,7 @@ def run(trial: Trial) -> str | None:
             parity=parity,
             uncovered=uncovered,
             memory=MemoryEvidence(layout, tuple(memories)),
-            left=_left(trial.ds_config),
+            left=tuple(left),
             effective=made,
         )
     )

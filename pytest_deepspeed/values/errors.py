@@ -9,3 +9,15 @@ class AgentError(RuntimeError):
 
 class WorldSizeError(ValueError):
     """A world size that is no positive integer, or more than this machine may hold."""
+
+
+class LaunchError(Exception):
+    """The nodes that were asked for cannot be had; the message is for the user."""
+
+
+class NodesLostError(AgentError):
+    """A node was lost and cannot be had again: no further test can run over the nodes."""
+
+
+class SessionEndingError(AgentError):
+    """The session is told to end while a world runs; the message says by whom."""

@@ -80,6 +80,8 @@ class RankResult:
 
     Attributes:
         rank: global rank.
+        node: the name of its node, empty where there is no other.
+        lost: why it was lost with its node, or empty.
         pid: process id it had.
         ready_at: when it was in its process group, or ``None``.
         phases: its reports, in order.
@@ -94,6 +96,8 @@ class RankResult:
     """
 
     rank: int
+    node: str = ""
+    lost: str = ""
     pid: int = 0
     ready_at: float | None = None
     phases: list[Phase] = dataclasses.field(default_factory=list)
@@ -107,6 +111,16 @@ class RankResult:
     collectives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     note: str = ""
 
+    @property
+    def label(self) -> str:
+        """``1``, or ``1 on n2`` where there are nodes."""
+        return f"{self.rank} on {self.node}" if self.node else str(self.rank)
+
+    @property
+    def name(self) -> str:
+        """``rank 1``, or ``rank 1 on n2``."""
+        return f"rank {self.label}"
+
     def phase(self, when: str) -> Phase | None:
         """The report that decides ``when``: the first failed one, else the last."""
         of = [p for p in self.phases if p.when == when]
@@ -115,6 +129,8 @@ class RankResult:
     @property
     def crashed(self) -> bool:
         """Ended neither by its own report nor by the harness."""
+        if self.lost:
+            return self.finished_at is None
         if self.killed or self.status is None:
             return False
         return self.finished_at is None or self.status != 0
@@ -128,6 +144,8 @@ class RankResult:
     @property
     def ending(self) -> str:
         """How the process ended, in words that follow ``rank 1``."""
+        if self.lost:
+            return "was lost with its node"
         if self.status is None:
             return "was never started"
         if self.status < 0:

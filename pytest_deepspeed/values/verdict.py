@@ -101,7 +101,8 @@ def _first(votes: list[_Vote], world: WorldResult) -> _Vote | None:
     first = votes[0]
     if first.phase is not None and first.phase.peer_lost:
         for other in votes[1:]:
-            if other.kind == "crash" and other.at - first.at < _CRASH_SEEN_WITHIN:
+            seen = other.rank.lost or other.at - first.at < _CRASH_SEEN_WITHIN
+            if other.kind == "crash" and seen:
                 return other
     return first
 
@@ -145,10 +146,10 @@ def _reason(kind: str, rank: RankResult | None, phase: Phase | None, world: Worl
     total = len(world.ranks)
     if rank is None:
         return f"{total} ranks passed"
-    who = f"rank {rank.rank}"
+    who = rank.name
     if kind == "hang":
-        stuck = [r.rank for r in world.ranks if r.killed]
-        names = ", ".join(map(str, stuck))
+        stuck = [r.label for r in world.ranks if r.killed]
+        names = ", ".join(stuck)
         hint = " (--ds-timeout allows more)" * (world.hang == "body")
         return (
             f"hang: {_count(len(stuck), 'rank')} of {total} ({names}) had not ended"
@@ -157,13 +158,15 @@ def _reason(kind: str, rank: RankResult | None, phase: Phase | None, world: Worl
     if kind == "crash":
         return f"{who} {_crash(rank)}"
     if kind == "divergent skip":
-        others = ", ".join(str(r.rank) for r in world.ranks if r is not rank and not _skipped(r))
+        others = ", ".join(r.label for r in world.ranks if r is not rank and not _skipped(r))
         skip = phase.message if phase else ""
         return f"{who} skipped ({skip}) and rank {others} did not: all ranks must skip, or none"
     return f"{who}: {phase.message if phase else kind}"
 
 
 def _crash(rank: RankResult) -> str:
+    if rank.lost:
+        return f"was lost in {rank.where}: {rank.lost.splitlines()[0]}"
     text = f"{rank.ending} in {rank.where}"
     if rank.status is not None and rank.status >= 0 and rank.finished_at is None:
         text += ", before the test ended (os._exit, or a library that ends the process)"
@@ -177,14 +180,14 @@ def _skipped(rank: RankResult) -> bool:
 def _fate(
     rank: RankResult, culprit: RankResult | None, first: _Vote | None, world: WorldResult
 ) -> str:
-    return f"rank {rank.rank}: {_fate_text(rank, culprit, first, world)}"
+    return f"{rank.name}: {_fate_text(rank, culprit, first, world)}"
 
 
 def _fate_text(
     rank: RankResult, culprit: RankResult | None, first: _Vote | None, world: WorldResult
 ) -> str:
     vote = _vote(rank)
-    if rank.status is None:
+    if rank.status is None and not rank.lost:
         return "was never started"
     if culprit is not None and rank.rank == culprit.rank and not world.hang:
         if vote is None or vote.kind == "crash":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 #: A CPU world may hold this many ranks for each core. More of them only wait for each other.
 RANKS_PER_CORE = 8
@@ -41,9 +42,44 @@ class World:
     seed: int = 0
 
 
-def max_cpu_world_size() -> int:
-    """Ranks a CPU world may have on this machine: 8 for each core this process may use."""
-    return RANKS_PER_CORE * len(os.sched_getaffinity(0))
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the ranks of one node stand in their world.
+
+    Attributes:
+        node: the node's name, for messages; empty where there is no other node.
+        node_rank: the node's number among those of the world, from 0.
+        num_nodes: how many nodes the world is spread over.
+        first_rank: the lowest global rank on this node.
+        local_world_size: ranks on this node.
+    """
+
+    node: str
+    node_rank: int
+    num_nodes: int
+    first_rank: int
+    local_world_size: int
+
+    @property
+    def ranks(self) -> range:
+        """The global ranks on this node."""
+        return range(self.first_rank, self.first_rank + self.local_world_size)
+
+
+def spread(world_size: int, nodes: Sequence[str]) -> list[Place]:
+    """The blocks of a world on nodes, the larger ones first; of too many nodes the first are used.
+
+    Five ranks on two nodes are 0 to 2 and 3 to 4.
+    """
+    count = min(world_size, len(nodes))
+    each, more = divmod(world_size, count)
+    sizes = [each + (i < more) for i in range(count)]
+    return [Place(nodes[i], i, count, sum(sizes[:i]), sizes[i]) for i in range(count)]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def under_torchrun() -> bool:
@@ -52,9 +88,9 @@ def under_torchrun() -> bool:
 
 
 def torchrun_environment(
-    rank: int, world_size: int, master_addr: str, master_port: int, run_id: str
+    rank: int, world_size: int, place: Place, master_addr: str, master_port: int, run_id: str
 ) -> dict[str, str]:
-    """The variables that ``torchrun`` gives a worker, for one node.
+    """The variables that ``torchrun`` gives a worker.
 
     Source: ``torch/distributed/elastic/agent/server/local_elastic_agent.py``.
     ``TORCHELASTIC_USE_AGENT_STORE`` makes ``init_method="env://"`` a client of the store that
@@ -62,11 +98,11 @@ def torchrun_environment(
     """
     return {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(rank - place.first_rank),
         "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0",
-        "GROUP_WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": str(place.local_world_size),
+        "GROUP_RANK": str(place.node_rank),
+        "GROUP_WORLD_SIZE": str(place.num_nodes),
         "ROLE_RANK": str(rank),
         "ROLE_WORLD_SIZE": str(world_size),
         "ROLE_NAME": "default",

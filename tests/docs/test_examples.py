@@ -40,7 +40,12 @@ def test_page(page, tmp_path):
 
 
 #: Pages whose blocks are commands and output for readers, and are run by tests of their own.
-BY_OTHER_TESTS = {"docs/ops.md", "docs/performance.md", "docs/reference-training.md"}
+BY_OTHER_TESTS = {
+    "docs/on-a-slurm-cluster.md",
+    "docs/ops.md",
+    "docs/performance.md",
+    "docs/reference-training.md",
+}
 
 
 def test_each_block_is_run_or_says_why_not():

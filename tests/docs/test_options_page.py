@@ -74,7 +74,7 @@ def test_exceptions_and_warnings():
 
 def test_environment_and_limits():
     """Protects: torchrun's variables, the cache's variable, and the ranks that a core may hold."""
-    for name in world.torchrun_environment(0, 1, "", 0, ""):
+    for name in world.torchrun_environment(0, 1, world.spread(1, [""])[0], "", 0, ""):
         assert f"`{name}`" in TEXT or name.startswith("TORCHELASTIC_")
     assert "PYTEST_DS_OPS_CACHE" in inspect.getsource(op_cache)
     assert f"at most {world.RANKS_PER_CORE} ranks for each core" in TEXT

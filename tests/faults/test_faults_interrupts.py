@@ -113,12 +113,30 @@ def test_ctrl_c(running, tmp_path):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-def test_the_controller_is_killed(running, number):
+def test_the_controller_is_killed(running):
     """A controller that is killed takes all that it started with it, shared memory included."""
     process, mark = running
-    process.send_signal(number)
-    assert process.wait(30) == -number
+    process.kill()
+    assert process.wait(30) == -signal.SIGKILL
     wait_for(lambda: not processes(mark) and not segments(mark), 5)
     assert processes(mark) == []
     assert segments(mark) == []
+
+
+def test_sigterm(running, tmp_path):
+    """SIGTERM, which batch systems send before they kill, fails the test and writes the report."""
+    process, mark = running
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == pytest.ExitCode.INTERRUPTED
+    wait_for(lambda: not processes(mark) and not segments(mark), 5)
+    assert processes(mark) == []
+    assert segments(mark) == []
+    (tmp_path / "status").write_text("2")
+    session = inner.Session(tmp_path)
+    shown = session.test(tmp_path / "test_long.py").failure
+    assert shown.rstrip() == (
+        "ERROR at setup of test_long\npytest was told to end (SIGTERM) while this test ran"
+    )
+    assert session.section("1 of 2 tests were not run") == (
+        "pytest was told to end (SIGTERM)\nNOT RUN test_long.py::test_next\n"
+    )

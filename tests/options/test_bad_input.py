@@ -1,7 +1,12 @@
 """Bad input: one clear usage error each, with what to type instead, and no traceback."""
 
+from pathlib import Path
+
 import inner
 import pytest
+
+import pytest_deepspeed
+from pytest_deepspeed.values.world import RANKS_PER_CORE, cores
 
 PASSES = """
     def test_passes():
@@ -9,6 +14,13 @@ PASSES = """
 """
 
 ON_COMMAND_LINE = {
+    "--ds-nodes=0": "--ds-nodes: nodes must be a positive integer, got '0': --ds-nodes=2",
+    "--ds-nodes=-1": "--ds-nodes: nodes must be a positive integer, got '-1': --ds-nodes=2",
+    "--ds-nodes=x": "--ds-nodes: nodes must be a positive integer, got 'x': --ds-nodes=2",
+    "--ds-launcher=mpi": "--ds-launcher: unknown value 'mpi': use one of slurm, local",
+    "--ds-launcher=local": (
+        "--ds-launcher=local says how nodes are started, and none are asked for: add --ds-nodes=2"
+    ),
     "--ds-world-size=0": (
         "--ds-world-size: world_size must be a positive integer, got 0: write --ds-world-size=2"
     ),
@@ -27,7 +39,9 @@ ON_COMMAND_LINE = {
     "--ds-timeout=soon": "--ds-timeout: seconds, more than 0, got 'soon': --ds-timeout=60",
     "--ds-timeout=0": "--ds-timeout: seconds, more than 0, got '0': --ds-timeout=60",
     "--ds-seed=x": "--ds-seed: a whole number, got 'x': --ds-seed=0",
-    "--ds-require=nothing": "--ds-require: unknown value 'nothing': use one of exact, cuda, nvme",
+    "--ds-require=nothing": (
+        "--ds-require: unknown value 'nothing': use one of exact, cuda, nvme, slurm"
+    ),
     "--ds-nvme-path=/no/such/folder": (
         "--ds-nvme-path: /no/such/folder is no existing directory: give a writable directory on a"
         " local disk"
@@ -53,6 +67,10 @@ MARKERS = {
     ),
     "world_size(2, backend='x')": (
         "world_size takes a size or a list of sizes, and init_process_group; write world_size(2)"
+    ),
+    **dict.fromkeys(
+        ("multinode(1)", "multinode('two')", "multinode(2, 3)", "multinode(nodes=2)"),
+        "multinode takes a number of nodes, at least 2; write multinode(2)",
     ),
     "ds_config(stage=4)": "ZeRO stage must be 0, 1, 2 or 3, got 4; write ds_config(stage=2)",
     "ds_config(dtype='int8')": "dtype must be one of fp32, bf16, fp16, got 'int8'",
@@ -96,14 +114,31 @@ def test_marker(marker, inner_session):
 
 def test_more_ranks_than_the_machine_holds(inner_session):
     """Protects: the arithmetic is shown, with what to type."""
-    from pytest_deepspeed.values.world import max_cpu_world_size
-
-    most = max_cpu_world_size()
+    most = RANKS_PER_CORE * cores()
     session = inner_session(PASSES, args=[f"--ds-world-size={most + 1}"])
 
     assert errors(session) == (
         f"ERROR: --ds-world-size: world_size {most + 1} is more than the {most} ranks this machine"
-        f" may hold (8 for each of {most // 8} cores): use --ds-world-size={most} or fewer"
+        f" may hold (8 for each of {cores()} cores): use --ds-world-size={most} or fewer"
+    )
+
+
+def test_nodes_outside_a_job(inner_session, monkeypatch):
+    """Protects: without an allocation the lines to type are shown, the user's arguments in them."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    session = inner_session(PASSES, args=["--ds-nodes=2", "-k", "a or b"])
+
+    assert session.status == 4
+    given = "-rfEsxXp --junitxml=junit.xml --ds-nodes=2 -k 'a or b'"
+    script = Path(pytest_deepspeed.__file__).parents[1] / "slurm/pytest.sbatch"
+    assert errors(session) == (
+        "ERROR: --ds-nodes=2 needs a Slurm job, and this is none (SLURM_JOB_ID is not set). Submit"
+        " one:\n"
+        f"    sbatch --nodes=2 {script} {given}\n"
+        "or run in an interactive one:\n"
+        "    salloc --nodes=2 --ntasks-per-node=1 --cpus-per-task=4 --time=00:30:00 bash"
+        f" {script} {given}\n"
+        "With --ds-launcher=local the nodes are emulated on this machine."
     )
 
 

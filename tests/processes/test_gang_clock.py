@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_deepspeed.processes.gang import Gang
-from pytest_deepspeed.values.world import World
+from pytest_deepspeed.values.world import World, spread
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def waiting():
     """A world without processes, in its body, and the calls that end the builds it asked for."""
     asked = []
     builds = SimpleNamespace(request=lambda name, done: asked.append((name, done)))
-    task = SimpleNamespace(world=World(2, body_budget=100.0))
+    task = SimpleNamespace(world=World(2, body_budget=100.0), place=spread(2, [""])[0])
     gang = Gang(task, None, selectors.DefaultSelector(), lambda frame: None, builds)
     gang._next_budget("body", 100.0)
     null = os.open(os.devnull, os.O_WRONLY)

@@ -41,6 +41,18 @@ def test_garbage_is_no_frame(pipe, line):
     assert str(raised.value) == f"not a frame: {line!r}"
 
 
+def test_what_a_prologue_prints(pipe):
+    """What a site's TaskProlog prints before the first frame is passed over, nothing after it."""
+    reader, write = pipe
+    reader = channel.FrameReader(os.dup(reader.fd), prologue=True)
+    os.write(write, b'Welcome!\n{"no": "frame"}\n{"type": "hello"}\n')
+    assert list(reader.read()) == [{"type": "hello"}]
+    os.write(write, b"Welcome!\n")
+    with pytest.raises(ValueError, match="not a frame: b'Welcome!'"):
+        list(reader.read())
+    reader.close()
+
+
 def test_a_frame_of_10_megabytes(pipe):
     """A frame much larger than a pipe's buffer arrives whole, from a writer that blocks."""
     reader, write = pipe

@@ -265,3 +265,84 @@ def test_the_phase_of_a_failure(when):
     before = {"setup": [], "call": [passed("setup")], "teardown": [passed("setup"), passed()]}[when]
     verdict = judge(world(ended(*before, failed(when=when)), PASS))
     assert (verdict.kind, verdict.when) == ("fail", when)
+
+
+def on_nodes(result, *nodes):
+    """The same ranks, each on its node."""
+    for rank, node in zip(result.ranks, nodes, strict=True):
+        rank.node = node
+    return result
+
+
+GONE = (
+    "node n2 was lost: Slurm reports a node failure.\nIts last output:\nsrun: error: Node failure"
+)
+
+
+def lost(*phases, at=2.0):
+    """A rank that went with its node."""
+    return {"phases": (passed("setup", 0.5), *phases), "exited_at": at, "lost": GONE}
+
+
+def test_reasons_and_fates_name_the_nodes():
+    """Each kind of reason says on which node its ranks were, and so does each fate."""
+    ranks = (PASS, body(failed()), crashed(at=3.0))
+    verdict = judge(on_nodes(world(*ranks), "n1", "n2", "n2"))
+    assert verdict.reason == "rank 1 on n2: assert 1 == 2"
+    assert verdict.fates == (
+        "rank 0 on n1: passed",
+        "rank 1 on n2: failed first, in call",
+        "rank 2 on n2: aborted in call, 2000 ms later: was killed by SIGKILL",
+    )
+    reasons = {
+        "crash": judge(on_nodes(world(PASS, crashed(-11)), "n1", "n2")).reason,
+        "hang": judge(
+            on_nodes(world(PASS, killed(why="still running"), **HANG), "n1", "n2")
+        ).reason,
+        "divergent skip": judge(on_nodes(world(PASS, body(skipped())), "n1", "n2")).reason,
+    }
+    assert reasons == {
+        "crash": "rank 1 on n2 was killed by SIGSEGV in call",
+        "hang": "hang: 1 rank of 2 (1 on n2) had not ended the body after 60 s (--ds-timeout allows"
+        " more)",
+        "divergent skip": "rank 1 on n2 skipped (no NVMe) and rank 0 on n1 did not: all ranks must"
+        " skip, or none",
+    }
+
+
+def test_a_rank_lost_with_its_node():
+    """It is a crash whose reason is the first line of the node's last words."""
+    verdict = judge(on_nodes(world(killed(), lost()), "n1", "n2"))
+    assert (verdict.kind, verdict.rank, verdict.when) == ("crash", 1, "call")
+    assert verdict.reason == (
+        "rank 1 on n2 was lost in call: node n2 was lost: Slurm reports a node failure."
+    )
+    assert verdict.fates == (
+        "rank 0 on n1: aborted in call: killed 1 s after the first failure",
+        "rank 1 on n2: was lost with its node in call",
+    )
+
+
+@pytest.mark.parametrize("seen", [1.1, 25.0], ids=["at once", "by keep-alive"])
+def test_a_lost_node_is_the_cause_of_a_lost_connection(seen):
+    """However late a dead node is noticed, a peer that lost its connection is not to blame."""
+    verdict = judge(on_nodes(world(body(failed(PEER_LOST, at=1.0)), lost(at=seen)), "n1", "n2"))
+    assert (verdict.kind, verdict.rank) == ("crash", 1)
+    assert verdict.reason.startswith("rank 1 on n2 was lost in call: node n2 was lost: ")
+    later = round((seen - 1.0) * 1000)
+    assert verdict.fates[0] == (
+        f"rank 0 on n1: aborted in call, {later} ms later: it lost the connection to a peer"
+    )
+
+
+def test_a_failure_before_its_node_was_lost():
+    """What a rank has failed of by itself is shown, though a node was lost after it."""
+    verdict = judge(on_nodes(world(body(failed(at=1.0)), lost()), "n1", "n2"))
+    assert (verdict.kind, verdict.reason) == ("fail", "rank 0 on n1: assert 1 == 2")
+
+
+def test_a_rank_that_had_ended_before_its_node_was_lost():
+    """It has said all that it had to say: its report counts."""
+    gone = {**PASS, "lost": GONE, "status": None}
+    assert judge(on_nodes(world(body(failed()), gone), "n1", "n2")).rank == 0
+    assert not judge(on_nodes(world(PASS, {**PASS, "lost": ""}), "n1", "n2")).failed
