@@ -3,13 +3,13 @@
 
 import os
 import signal
-import time
 import uuid
 from pathlib import Path
 
 import inner
 import pytest
 from inner import text
+from marked import processes, segments, wait_for
 
 SOURCE = """
     import os, subprocess, time
@@ -50,31 +50,6 @@ def running(tmp_path):
             os.kill(pid, signal.SIGKILL)
         for name in segments(mark):
             Path("/dev/shm", name).unlink(missing_ok=True)
-
-
-def wait_for(condition, seconds):
-    """Returns when the condition holds, or after ``seconds`` anyway."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-
-
-def processes(mark):
-    """The processes that have the mark in their environment."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                if mark.encode() in (path / "environ").read_bytes():
-                    found.append(int(path.name))
-            except OSError:
-                continue
-    return found
-
-
-def segments(mark):
-    """The shared-memory segments that have the mark in their name."""
-    return [path.name for path in Path("/dev/shm").iterdir() if mark in path.name]
 
 
 def test_what_the_checks_look_at(running):

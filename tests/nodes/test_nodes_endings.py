@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 import uuid
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import inner
 import pytest
 from inner import text
+from marked import processes, segments, wait_for
 from nodes_lines import TWO_NODES
 
 SOURCE = """
@@ -45,12 +45,14 @@ def running(tmp_path):
     mark = f"fault_{uuid.uuid4().hex}"
 
     def left():
-        return processes(mark) + [path for path in Path("/dev/shm").iterdir() if mark in path.name]
+        return processes(mark) + segments(mark)
 
     inner.write(tmp_path, SOURCE)
     process = inner.start(tmp_path, *TWO_NODES, "--ds-timeout=500", FAULT_MARK=mark)
     try:
-        wait_for(lambda: len(list(tmp_path.glob("started_*"))) == 2 or process.poll() is not None)
+        wait_for(
+            lambda: len(list(tmp_path.glob("started_*"))) == 2 or process.poll() is not None, 400
+        )
         assert process.poll() is None, (tmp_path / "output").read_text()
         # The controller, two agents, one store, two ranks, and what each rank leaves.
         assert len(left()) == 10
@@ -60,28 +62,8 @@ def running(tmp_path):
         process.wait()
         for pid in processes(mark):
             os.kill(pid, signal.SIGKILL)
-        for path in Path("/dev/shm").glob(f"{mark}*"):
-            path.unlink(missing_ok=True)
-
-
-def wait_for(condition, seconds=400):
-    """Returns when the condition holds, or after ``seconds`` anyway."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-
-
-def processes(mark):
-    """The processes that have the mark in their environment."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                if mark.encode() in (path / "environ").read_bytes():
-                    found.append(int(path.name))
-            except OSError:
-                continue
-    return found
+        for name in segments(mark):
+            Path("/dev/shm", name).unlink(missing_ok=True)
 
 
 def shown(process, folder):
