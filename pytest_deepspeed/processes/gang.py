@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pytest_deepspeed.processes import channel, containment, spawn, stacks
 from pytest_deepspeed.processes.builds import Builds
 from pytest_deepspeed.processes.member import Member, Surroundings, Task, why_not_fork
-from pytest_deepspeed.values.world import GRACE
+from pytest_deepspeed.values.world import GRACE, LONGEST_GRACE
 
 #: Writes one frame to the controller.
 Send = Callable[[channel.Frame], None]
@@ -27,7 +27,7 @@ Send = Callable[[channel.Frame], None]
 #: What one node's part of a world tells the others'.
 NEWS = ("ready", "decided", "hang", "pause", "resume")
 
-_DECIDED = f"killed {GRACE:g} s after the first failure"
+_LOOK_AGAIN = 0.2  # seconds
 _OUT_OF_TIME = "still running at the end of a budget"
 
 
@@ -64,7 +64,9 @@ class Gang:
         self._since = 0.0
         self._hang: tuple[str, float] | None = None
         self._kill_at: float | None = None
-        self._why = _DECIDED
+        self._latest = 0.0
+        self._ran: dict[int, int] = {}
+        self._why = ""
         self._pauses = 0
         self._aborted = False
         self._leaks: list[str] = []
@@ -213,7 +215,24 @@ class Gang:
     def _decided(self) -> None:
         """The test is decided: the others get a short grace."""
         if self._kill_at is None:
-            self._kill_at = time.monotonic() + GRACE
+            # The first look is what the second, at the end of the grace, is compared to.
+            self._kill_at = time.monotonic() + GRACE - _LOOK_AGAIN
+            self._latest = time.monotonic() + LONGEST_GRACE
+
+    def _end_grace(self) -> None:
+        """Kills those that only wait; looks again at those that compute."""
+        left = self._latest - time.monotonic()
+        if not self._why and left > 0 and (self._computes() or left > LONGEST_GRACE - GRACE):
+            self._kill_at = time.monotonic() + min(left, _LOOK_AGAIN)
+            return
+        self.abort(self._why or f"killed {LONGEST_GRACE - left:.0f} s after the first failure")
+
+    def _computes(self) -> bool:
+        """Whether a rank that is still there has run since the last look, or would with a core."""
+        live = [m.pid for m in self._members if m.exited_at is None]
+        before, self._ran = self._ran, {pid: containment.cpu_ticks(pid) for pid in live}
+        runs = any(containment.state_of(pid).startswith(("R", "D")) for pid in live)
+        return runs or any(self._ran[pid] > before.get(pid, self._ran[pid]) for pid in live)
 
     def timeout(self) -> float | None:
         """Seconds until `tick` has something to do; ``None`` while the clock stands."""
@@ -230,7 +249,7 @@ class Gang:
         if self.timeout() != 0.0 or self.ended:
             return
         if self._kill_at is not None:
-            self.abort(self._why)
+            self._end_grace()
             return
         self._hang = (self._phase, time.monotonic())
         self._tell("hang")

@@ -124,11 +124,16 @@ def _alike(stages: tuple[int, ...]) -> object:
 # With accumulation the stages add up micro-batches in other orders and types: up to 1.3e-3 apart.
 @pytest.mark.parametrize(("mode", "alike"), [_alike((1, 2, 3))])
 def test_stages_agree(mode: matrix.Mode, alike: list[matrix.Mode], ds_check: DsCheck) -> None:
-    """Protects: in bf16 the ZeRO stages have the same losses, to five digits."""
+    """Protects: in bf16 on two ranks the ZeRO stages have the same losses, to five digits."""
     configs = {m.id: matrix.config(m, optimizer="AdamW") for m in alike}
     met = [fault for config in configs.values() for fault in faults.can_meet(config)]
     without = [fault.trait for fault in met if fault.trait and fault.check == "parity"]
 
-    losses = {name: ds_check.evidence(c, without=without).loss for name, c in configs.items()}
+    losses = {}
+    for name, config in configs.items():
+        evidence = ds_check.evidence(config, without=without)
+        if evidence.trial.world_size > 2:
+            pytest.skip("with more than two ranks a sum in bf16 depends on its order")
+        losses[name] = evidence.loss
 
     assert agree(losses) == []

@@ -18,6 +18,10 @@ BODY_BUDGET = 60.0
 #: After the first failure the other ranks have this many seconds to end by themselves.
 GRACE = 1.0
 
+#: Those that compute, and do not wait for anybody, have so many: on a busy machine a rank that was
+#: freed by its peer's end takes seconds for the report that says so.
+LONGEST_GRACE = 5.0
+
 
 @dataclasses.dataclass(frozen=True)
 class World:

@@ -109,6 +109,32 @@ def test_a_deeper_assertion_with_a_diff(shown):
 
 @pytest.mark.inner(
     """
+    import time, pytest, torch.distributed as dist
+
+    @pytest.mark.world_size(3)
+    def test_late(rank):
+        dist.barrier()
+        assert rank != 1
+        ends = time.monotonic() + 2.5
+        while rank == 0 and time.monotonic() < ends:
+            pass
+        time.sleep(0 if rank == 0 else 60)
+        raise ValueError("late")
+    """
+)
+def test_a_peer_that_computes_gets_longer(shown):
+    """A busy peer is heard out, one that only waits has its second, though not less than the busy."""
+    assert re.search(
+        r"^rank 0: aborted in call, N ms later: ValueError: late\n"
+        r"rank 1: failed first, in call\n"
+        r"rank 2: aborted in call: killed [23] s after the first failure$",
+        shown.failure,
+        re.MULTILINE,
+    )
+
+
+@pytest.mark.inner(
+    """
     import pytest, torch.distributed as dist
 
     @pytest.mark.world_size(3)
