@@ -9,20 +9,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_deepspeed.processes import devices, launch, slurm
+from pytest_deepspeed import nodes
+from pytest_deepspeed.processes import devices
 from pytest_deepspeed.processes.devices import Capacity
 from pytest_deepspeed.processes.launch import LAUNCHERS, Launch
-from pytest_deepspeed.values import role
-from pytest_deepspeed.values.errors import LaunchError, WorldSizeError
+from pytest_deepspeed.values.errors import WorldSizeError
 from pytest_deepspeed.values.finding import ITEMS
-from pytest_deepspeed.values.world import BODY_BUDGET, World, cores
+from pytest_deepspeed.values.world import BODY_BUDGET, World
 
 #: What `--ds-require` can ask for.
 REQUIREMENTS = ("exact", "cuda", "nvme", "slurm")
@@ -341,7 +340,10 @@ def settle(config: pytest.Config) -> Settings:
         values[option.stem] = option.default if text is None else option.parse(text, where)
         if text is not None:
             given[option.stem] = f"{text} ({where})" if where != option.flag else text
-    _settle_nodes(values, places, config)
+    values["launcher"], values["launches"], values["capacity"] = nodes.settle(
+        values["nodes"], values["launcher"], places["launcher"], config
+    )
+    _check_world_size(values, places["world_size"])
     in_slurm = bool(values["nodes"]) and values["launcher"] == "slurm"
     try:
         values["device"], values["backend"] = devices.resolve(
@@ -357,39 +359,14 @@ def settle(config: pytest.Config) -> Settings:
     return Settings(**values, given=given, fix=bool(config.getoption("ds_fix")))
 
 
-def _settle_nodes(values: dict[str, Any], places: dict[str, str], config: pytest.Config) -> None:
-    """How the agents are started, and how many ranks there may be."""
-    nodes = values["nodes"]
-    if values["launcher"] is not None and nodes is None:
-        raise pytest.UsageError(
-            f"{places['launcher']}={values['launcher']} says how nodes are started, and none are"
-            " asked for: add --ds-nodes=2"
-        )
-    if nodes is not None and values["launcher"] is None:
-        values["launcher"] = "slurm"
-    values["launches"], values["capacity"] = _launches(nodes, values["launcher"], config)
-    if values["world_size"] is not None:
-        try:
-            devices.check_world_size(values["world_size"], places["world_size"], values["capacity"])
-        except WorldSizeError as error:
-            message = str(error).replace("world_size(2)", "--ds-world-size=2")
-            raise pytest.UsageError(message) from None
-
-
-def _launches(
-    nodes: int | None, launcher: str | None, config: pytest.Config
-) -> tuple[tuple[Launch, ...], Capacity]:
-    if nodes is None or launcher == "local":
-        return tuple(launch.here(nodes)), Capacity.of_this_machine()
-    if role.current() != "controller":
-        return (), Capacity(sys.maxsize, "these nodes")  # the controller has counted
+def _check_world_size(values: dict[str, Any], where: str) -> None:
+    if values["world_size"] is None:
+        return
     try:
-        allocation = slurm.granted(nodes, config.invocation_params.args)
-    except LaunchError as error:
-        raise pytest.UsageError(str(error)) from None
-    total = sum(count or cores() for count in allocation.cpus)
-    holder = f"these {nodes} nodes" if nodes > 1 else "this node"
-    return tuple(launch.by_srun(allocation)), Capacity(total, holder)
+        devices.check_world_size(values["world_size"], where, values["capacity"])
+    except WorldSizeError as error:
+        message = str(error).replace("world_size(2)", "--ds-world-size=2")
+        raise pytest.UsageError(message) from None
 
 
 def _look_up(config: pytest.Config, option: _Option) -> tuple[str | None, str]:

@@ -182,8 +182,8 @@ class _Agent:
         return True
 
     def _listen(self) -> None:
-        for reader in {self._line.reader, self._line.pipe}:
-            self._selector.register(reader, selectors.EVENT_READ, lambda r=reader: self._read(r))
+        pipe = self._line.pipe
+        self._selector.register(pipe, selectors.EVENT_READ, lambda: self._read(pipe))
         # Slurm says it before it ends a step; the controller's death, of which a child is told so
         # too, is the end of its pipe from here on, which leaves time to clean up.
         signal.signal(signal.SIGTERM, lambda *_: os.write(self._terminate, b"!"))

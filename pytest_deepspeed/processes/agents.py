@@ -15,6 +15,7 @@ from pytest_deepspeed.processes import channel, roll_call
 from pytest_deepspeed.processes.client import END_BUDGET, AgentClient
 from pytest_deepspeed.processes.dialing import Exchange
 from pytest_deepspeed.processes.launch import Launch
+from pytest_deepspeed.processes.rendezvous import LOOPBACK
 from pytest_deepspeed.processes.world_run import Order, WorldRun
 from pytest_deepspeed.values.errors import AgentError, NodesLostError, SessionEndingError
 from pytest_deepspeed.values.outcome import WorldResult
@@ -106,8 +107,8 @@ class Agents:
                 self._wait_up(time.monotonic() + _START_BUDGET)
             finally:
                 self._hang_up()
-            if len(self._clients) == 1:
-                self._network = roll_call.Network("", ("",))
+            if len(self._clients) == 1 and not self._clients[0].remote:
+                self._network = roll_call.Network(LOOPBACK, ("",))
             else:
                 self._network = roll_call.call(
                     self._clients, self._ask, self._shared, self._start["device"]
@@ -234,7 +235,7 @@ class Agents:
                     run.hear(client, frame)
 
     def _terminated(self, client: AgentClient) -> None:
-        if client.node:
+        if client.remote:
             client.ending = (
                 f"Slurm ended the step on {client.node} (scancel, the job's time limit or"
                 " preemption)"

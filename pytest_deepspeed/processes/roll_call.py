@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_deepspeed.processes import channel
+from pytest_deepspeed.processes import channel, presence
 from pytest_deepspeed.processes.client import AgentClient
 from pytest_deepspeed.processes.rendezvous import LOOPBACK
 from pytest_deepspeed.values.errors import AgentError
@@ -54,9 +54,11 @@ def call(clients: Sequence[AgentClient], ask: Ask, shared: Path, device: str) ->
         _gpus(clients)
     _collected(clients)
     _shared(clients, ask, shared)
-    if len({_of(client, "machine") for client in clients}) == 1:
+    machines = {_of(client, "machine") for client in clients}
+    if machines != {presence.machine()}:
+        _clocks(clients, ask)
+    if len(machines) == 1:
         return Network(LOOPBACK, ("",) * len(clients))
-    _clocks(clients, ask)
     return _network(clients, ask)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,7 +179,7 @@ class WorldRun:
                 setattr(rank, name, value)
             if rank.exited_at is not None:
                 rank.exited_at -= client.ahead
-            if rank.status == -15 and client.ending:
+            if rank.status == -signal.SIGTERM and client.ending:
                 rank.note = rank.note or client.ending
         self._is_over(client)
 

@@ -69,9 +69,19 @@ def test_nodes_that_are_alike(tmp_path):
 
 def test_agents_of_one_machine(tmp_path):
     """Protects: emulated nodes meet at the loopback, and need no network."""
-    nodes = [Node("node0", machine="here"), Node("node1", machine="here")]
+    nodes = [Node(f"node{i}", machine=presence.machine(), answers={"listen": {}}) for i in (0, 1)]
 
     assert call(tmp_path, *nodes) == roll_call.Network("127.0.0.1", ("", ""))
+
+
+def test_one_node_seen_from_a_login_node(tmp_path):
+    """Protects: a single node of a job is asked as well, and its clock is not the controller's."""
+    node = Node("n1", ahead=3.5)
+    assert call(tmp_path, node) == roll_call.Network("127.0.0.1", ("",))
+    assert node.ahead == pytest.approx(3.5, abs=0.5)
+    assert refusal(tmp_path, Node("n1", answers={"look": {"text": None}})).startswith(
+        f"n1 does not see {tmp_path}, where tests have their tmp_path: "
+    )
 
 
 def test_one_boot_and_two_networks(tmp_path):
@@ -161,7 +171,7 @@ def test_no_gpu(tmp_path):
         node.up["gpus"] = gpus
 
     with pytest.raises(AgentError) as caught:
-        roll_call.call(nodes, lambda node, frame: node.ask(frame), tmp_path, "cuda")
+        roll_call.call(nodes, ask, tmp_path, "cuda")
 
     assert str(caught.value) == (
         "n2 has no GPU that this job may use, and ranks are to run on CUDA: ask Slurm for GPUs on"
