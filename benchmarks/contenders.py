@@ -92,6 +92,7 @@ def prepare(method: str) -> None:
 
         preload.prepare_environment("cpu")
         preload.preload()
+        preload.preload_engines()
         gc.collect()
         gc.freeze()
         hugepages.collapse()

@@ -47,6 +47,16 @@ def over_nodes(rounds: int, sizes: Sequence[int], *options: str, **more: str) ->
     _run("-m", "pytest", *_OPTIONS, *options, str(_HERE / "node_tests.py"), **own, **more)
 
 
+def systems(rounds: int, *options: str, **more: str) -> None:
+    """A session that runs `system_tests`: in each round each of the wiki's systems.
+
+    Raises:
+        RuntimeError: the session failed.
+    """
+    own = {"BENCHMARK_TESTS": str(rounds)}
+    _run("-m", "pytest", *_OPTIONS, *options, str(_HERE / "system_tests.py"), **own, **more)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """Seconds that a process took: on the clock, and of a processor, user and system."""

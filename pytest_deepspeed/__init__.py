@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_deepspeed.distributed import DistributedFixture, DistributedTest
 from pytest_deepspeed.errors import (
     DsConfigWarning,
     RankLeakWarning,
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pytest_deepspeed.training.workload.contract import Workload, WorkloadError
 
 __all__ = [
+    "DistributedFixture",
+    "DistributedTest",
     "DsConfigWarning",
     "RankLeakWarning",
     "RankSpawnWarning",

@@ -35,6 +35,9 @@ class Case:
         steps: optimizer steps of a training; ``None`` for the default.
         tolerances: of the check `parity`, by name, in place of the defaults.
         workload: where the user's own workload comes from; empty for the trap model.
+        lightning: the user's own Lightning code, where that is what is trained; else empty.
+        uncovered: why that can have no twin; empty where it can.
+        strategy_config: of the Lightning strategy, as its author made it.
         strict: whether a known fault of DeepSpeed that does not show is a failure.
         of_file: whether it is a user's config file: a failure shows what DeepSpeed made of it.
     """
@@ -48,8 +51,16 @@ class Case:
     notes: tuple[str, ...] = ()
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     workload: str = ""
+    lightning: str = ""
+    uncovered: str = ""
+    strategy_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     strict: bool = True
     of_file: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether what is trained is the user's own, not the trap model."""
+        return bool(self.workload or self.lightning)
 
 
 def case_of_marker(item: pytest.Item) -> Case:

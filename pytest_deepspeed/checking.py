@@ -11,11 +11,15 @@ import pytest
 
 from pytest_deepspeed.case import Case
 from pytest_deepspeed.judged import judged
+from pytest_deepspeed.lightning_case import hints, rules_broken
 from pytest_deepspeed.options import SETTINGS
+from pytest_deepspeed.reporting import details, trained
+from pytest_deepspeed.values import modes
 from pytest_deepspeed.values.finding import CHECKS, Check, Finding
 
 if TYPE_CHECKING:
     from pytest_deepspeed.fixtures import DsRun
+    from pytest_deepspeed.studies import Studies
     from pytest_deepspeed.training.evidence import Evidence
     from pytest_deepspeed.training.faults import Fault
     from pytest_deepspeed.training.trial import Trial
@@ -30,12 +34,14 @@ class _Outcome:
         trial: what was trained.
         findings: what is wrong with it.
         notes: what could not be said, and what is worth knowing.
+        decided: whether anything could be said; where it could not, no fault can show.
     """
 
     label: str
     trial: Trial
     findings: Sequence[Finding]
     notes: Sequence[str]
+    decided: bool = True
 
 
 class DsCheck:
@@ -44,10 +50,11 @@ class DsCheck:
     Args:
         item: the test.
         ds_run: starts worlds.
-        case: makes what is checked, when the first check is asked for.
+        case: makes what is checked, when the first check is asked for, with the studies that it
+            may ask for.
     """
 
-    def __init__(self, item: pytest.Item, ds_run: DsRun, case: Callable[[], Case]) -> None:
+    def __init__(self, item: pytest.Item, ds_run: DsRun, case: Callable[[Studies], Case]) -> None:
         from pytest_deepspeed.studies import Studies
 
         self._item = item
@@ -59,7 +66,7 @@ class DsCheck:
     @functools.cached_property
     def _case(self) -> Case:
         __tracebackhide__ = True
-        case = self._make_case()
+        case = self._make_case(self._studies)
         if case.changes and "exact" in self._settings.require:
             pytest.fail("--ds-require=exact: " + "; ".join(case.changes), pytrace=False)
         self._tell("ds_adapted", case.changes)
@@ -105,11 +112,13 @@ class DsCheck:
                 others.setdefault(finding, []).append(outcome.label)
             for fault in met:
                 has = fault.trait is None or fault.trait in traits
-                if case.strict and fault.check == check and fault.certain and has:
+                shows = outcome.decided and fault.check == check and fault.certain and has
+                if case.strict and shows:
                     due[fault.id] = fault
             self._tell("ds_fault", [f"{fault.id}: {fault.what}" for fault in met])
             self._tell("ds_note", [f"{check}: {note}" for note in outcome.notes])
-        more = faults.suspects(others, case.ds_config) if case.workload else []
+        more = hints(case, others) if case.lightning else []
+        more = more or (faults.suspects(others, case.ds_config) if case.own else [])
         more += (
             ["", "what DeepSpeed made of it:", *self._made] if case.of_file and self._made else []
         )
@@ -146,12 +155,16 @@ class DsCheck:
         trial = self._trial(check, case.ds_config, only, wide)
         # Before the training: one that fails has its row in the summary too.
         self._tell("ds_mode", [case.shown])
+        mode = modes.case_id(trial.ds_config)
+        self._tell("ds_case", [] if case.shown.startswith(mode) else [mode])
         self._tell("ds_world_size", [trial.world_size])
         if check == "checkpoint":
             saved = self._studies.checkpoint(trial)
             _skip_where_nothing_was_done(saved.skipped, "resume")
             notes = [*checkpoint.notes(saved), *saved.skipped.values()]
             yield _Outcome("", trial, checkpoint.check(saved), notes)
+        elif check == "reshard" and case.lightning:
+            pytest.skip("Lightning loads no universal checkpoint: it resumes at one world size")
         elif check == "reshard":
             loaded = self._studies.reshard(trial)
             _skip_where_nothing_was_done(loaded.skipped, "reshard")
@@ -170,9 +183,14 @@ class DsCheck:
             if variant is trial:
                 self._show(evidence)
                 self._show_effective(evidence)
+                self._report(evidence)
             undecided = judge.undecided(check, evidence)
             findings = judge.findings(check, evidence, case.limits, case.tolerances)
-            yield _Outcome(label, variant, findings, [undecided] if undecided else [])
+            if case.lightning and check == "engagement":
+                findings += rules_broken(case)
+            notes = [undecided] if undecided else []
+            decided = check != "parity" or bool(evidence.parity)
+            yield _Outcome(label, variant, findings, notes, decided)
 
     def _trial(
         self,
@@ -191,8 +209,11 @@ class DsCheck:
             steps=case.steps or STEPS,
             seed=self._settings.seed,
             workload_from=case.workload,
+            lightning=case.lightning,
+            data=self._settings.data,
+            uncovered=case.uncovered,
         )
-        if case.workload:
+        if case.own:
             return trial
         # A trait that meets a known fault is tried by itself, so that it hides no other. A training
         # that is wrong cannot be resumed rightly either.
@@ -207,6 +228,8 @@ class DsCheck:
 
     def _show(self, evidence: Evidence) -> None:
         """What stands in the summary; the losses of the config's own training, whole model."""
+        from pytest_deepspeed.training.memory.check import held_and_expected
+
         ranks = f"{self._settings.device} ranks with {self._settings.backend}"
         self._item.user_properties += [
             ("ds_steps", len(evidence.loss)),
@@ -214,6 +237,20 @@ class DsCheck:
             ("ds_loss_last", evidence.loss[-1]),
             ("ds_ran", f"{len(evidence.loss)} steps on {ranks}: {evidence.data}"),
         ]
+        if memory := held_and_expected(evidence.memory):
+            self._tell("ds_memory", memory[:1])
+            self._tell("ds_memory_expected", memory[1:])
+
+    def _report(self, evidence: Evidence) -> None:
+        """What the session's reports show of it."""
+        told = trained.told(
+            evidence,
+            config=self._case.shown,
+            device=self._settings.device,
+            backend=self._settings.backend,
+            effective=self._made,
+        )
+        details.tell(self._item, "training", told)
 
     def _show_effective(self, evidence: Evidence) -> None:
         """What DeepSpeed made of the config: with a failure, and where ``--ds-effective`` asks."""
@@ -237,7 +274,7 @@ def _variants(trial: Trial) -> dict[str, Trial]:
     """
     from pytest_deepspeed.training.trial import with_sgd
 
-    if trial.workload_from:
+    if trial.workload_from or trial.lightning:
         return {"": trial}
     optimizer = trial.ds_config.get("optimizer") or {}
     kind = str(optimizer.get("type", "no optimizer"))

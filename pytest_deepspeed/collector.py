@@ -25,6 +25,8 @@ DEFAULT_PATTERNS = ["ds_config*.json"]
 #: What other collectors take where such a file is named on the command line.
 _OF_OTHERS = (".py", ".txt", ".rst", ".md", ".ini", ".toml", ".cfg", ".yaml", ".yml")
 
+SCRIPT_INI = "ds_lightning_files"
+
 _PROJECT: pytest.StashKey[Project | None] = pytest.StashKey()
 
 
@@ -36,6 +38,13 @@ def add_ini(parser: pytest.Parser) -> None:
         default=DEFAULT_PATTERNS,
         help="names of DeepSpeed configs, which are collected as tests, as patterns of names or of"
         f" paths from the root directory (default: {' '.join(DEFAULT_PATTERNS)})",
+    )
+    parser.addini(
+        SCRIPT_INI,
+        type="args",
+        default=[],
+        help="names of Lightning scripts that train with DeepSpeed, which are collected as tests,"
+        " as patterns of names or of paths from the root directory (default: none)",
     )
 
 
@@ -60,8 +69,15 @@ def configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
 
 
-def collect_file(file_path: Path, parent: pytest.Collector) -> DsConfigFile | None:
-    """The collector of a config; ``None`` of another file."""
+def collect_file(file_path: Path, parent: pytest.Collector) -> pytest.File | None:
+    """The collector of a config, or of a Lightning script; ``None`` of another file."""
+    if file_path.suffix == ".py":
+        # The others are Python's own collector's, which asks `make_module`.
+        modules = parent.config.getini("python_files")
+        named = any(fnmatch.fnmatch(file_path.name, pattern) for pattern in modules)
+        if named or parent.session.isinitpath(file_path):
+            return None
+        return make_module(file_path, parent)
     if _matches(file_path, parent.config):
         return DsConfigFile.from_parent(parent, path=file_path)
     if parent.session.isinitpath(file_path) and file_path.suffix not in _OF_OTHERS:
@@ -69,9 +85,36 @@ def collect_file(file_path: Path, parent: pytest.Collector) -> DsConfigFile | No
     return None
 
 
-def _matches(path: Path, config: pytest.Config) -> bool:
+def is_ours(path: Path, config: pytest.Config) -> bool:
+    """Whether a file, which may be gone, has the name of a config or of a Lightning script."""
+    return _matches(path, config, SCRIPT_INI if path.suffix == ".py" else INI)
+
+
+def make_module(path: Path, parent: pytest.Collector) -> pytest.File | None:
+    """The collector of a Lightning script, which Python's own would import; else ``None``."""
+    if not _matches(path, parent.config, SCRIPT_INI):
+        return None
+    from pytest_deepspeed.lightning_items import ScriptFile
+
+    return ScriptFile.from_parent(parent, path=path)
+
+
+def settings_of(path: Path, config: pytest.Config) -> FileSettings:
+    """What ``pyproject.toml`` says of a file."""
+    from pytest_deepspeed.configs.project import FileSettings
+
+    said = project_of(config)
+    return said.of(path) if said else FileSettings()
+
+
+def project_of(config: pytest.Config) -> Project | None:
+    """What ``pyproject.toml`` says; ``None`` where it says nothing."""
+    return config.stash[_PROJECT]
+
+
+def _matches(path: Path, config: pytest.Config, ini: str = INI) -> bool:
     shown = os.path.relpath(path, config.rootpath)
-    patterns = config.getini(INI)
+    patterns = config.getini(ini)
     return any(fnmatch.fnmatch(path.name, p) or fnmatch.fnmatch(shown, p) for p in patterns)
 
 
@@ -80,14 +123,14 @@ class DsConfigFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """The checks of this config."""
+        from pytest_deepspeed import against
+        from pytest_deepspeed.against_items import AgainstItem
         from pytest_deepspeed.config_items import SchemaItem, TrainedItem, UnreadableItem
         from pytest_deepspeed.configs import known, reading
-        from pytest_deepspeed.configs.project import FileSettings
         from pytest_deepspeed.configs.recognition import looks_like_deepspeed
 
         settings: Settings = self.config.stash[SETTINGS]
-        said = self.config.stash[_PROJECT]
-        own = said.of(self.path) if said else FileSettings()
+        own = settings_of(self.path, self.config)
         try:
             document = reading.read(self.path)
         except reading.Unreadable as error:
@@ -100,19 +143,23 @@ class DsConfigFile(pytest.File):
         named = self.session.isinitpath(self.path)
         if not named and not looks_like_deepspeed(document.data, known_keys):
             return
+        change = against.change_of(self, document)
         sizes = [settings.world_size] if settings.world_size else own.world_sizes or [2]
-        for check in _wanted(own, settings):
+        given = {"document": document, "own": own}
+        for check in wanted(own, settings):
             if check == "schema":
-                yield SchemaItem.from_parent(self, name=check, document=document, own=own)
+                yield SchemaItem.from_parent(self, name=check, **given)
                 continue
             for size in sizes:
                 name = check if len(sizes) == 1 else f"{check}[world_size_{size}]"
-                yield TrainedItem.from_parent(
-                    self, name=name, check=check, document=document, own=own, world_size=size
-                )
+                here = {"name": name, "world_size": size, **given}
+                if check != "against":
+                    yield TrainedItem.from_parent(self, check=check, **here)
+                elif change is not None and change.base is not None:
+                    yield AgainstItem.from_parent(self, change=change, **here)
 
 
-def _wanted(own: FileSettings, settings: Settings) -> list[str]:
+def wanted(own: FileSettings, settings: Settings) -> list[str]:
     """The checks of a file; ``--ds-fix`` is about its schema, whatever else is asked for."""
     if settings.fix:
         return ["schema"]

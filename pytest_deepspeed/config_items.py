@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pytest_deepspeed.configs.unreadable import printable
 from pytest_deepspeed.errors import DsConfigWarning
 from pytest_deepspeed.limits import limits_of_item
 from pytest_deepspeed.options import SETTINGS, Settings
+from pytest_deepspeed.reporting import details
 from pytest_deepspeed.values import modes
 from pytest_deepspeed.values.finding import Check
 from reference_training.traits import HIDDEN
@@ -45,8 +47,8 @@ class ProblemsFound(Exception):
     """Errors of a config; the text is what is shown."""
 
 
-class _ConfigItem(pytest.Item):
-    """A test of a config file."""
+class ConfigItem(pytest.Item):
+    """A test of a config file, or of a script."""
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """The whole file; the name that stands above a failure."""
@@ -63,13 +65,20 @@ class _ConfigItem(pytest.Item):
         """The file, from where pytest was called."""
         return os.path.relpath(self.path, self.config.invocation_params.dir)
 
+    def warn_of(self, problems: list[Problem]) -> None:
+        """Warns of those that are no errors, at their lines."""
+        for problem in problems:
+            if problem.severity == "warning":
+                text = f"{problem.column}: {problem.rule} {problem.message}"
+                warnings.warn_explicit(DsConfigWarning(text), None, str(self.path), problem.line)
+
     def tell(self, name: str, value: object) -> None:
         """Adds a property to the report, once."""
         if (name, value) not in self.user_properties:
             self.user_properties.append((name, value))
 
 
-class UnreadableItem(_ConfigItem):
+class UnreadableItem(ConfigItem):
     """A file that cannot be read as a config."""
 
     def __init__(self, *, error: reading.Unreadable, **kwargs: Any) -> None:
@@ -80,11 +89,15 @@ class UnreadableItem(_ConfigItem):
         """Fails."""
         error = self._error
         where = f"{self.shown_path}:{error.line}:{error.column}"
-        lines = _paragraph(where, RULES[error.rule], error.shown, error.does, error.instead)
+        rule = RULES[error.rule]
+        place = (error.line, error.column, ())
+        said = (error.does, error.instead)
+        details.problem(self, Problem(rule.id, rule.name, rule.severity, *place, *said))
+        lines = paragraph(where, rule, error.shown, error.does, error.instead)
         raise ProblemsFound("\n".join(lines))
 
 
-class SchemaItem(_ConfigItem):
+class SchemaItem(ConfigItem):
     """What the rules say of a config; no process is started."""
 
     def __init__(self, *, document: Document, own: FileSettings, **kwargs: Any) -> None:
@@ -102,11 +115,12 @@ class SchemaItem(_ConfigItem):
         self.tell("ds_check", "schema")
         self.tell("ds_mode", self.shown_path)
         self.tell("ds_world_size", settings.world_size or (self._own.world_sizes or (2,))[0])
-        errors = [problem for problem in problems if problem.severity == "error"]
         for problem in problems:
-            if problem.severity == "warning":
-                text = f"{problem.column}: {problem.rule} {problem.message}"
-                warnings.warn_explicit(DsConfigWarning(text), None, str(self.path), problem.line)
+            details.problem(self, problem)
+        errors = [problem for problem in problems if problem.severity == "error"]
+        self.warn_of(problems)
+        if fixable := sum(bool(problem.edits) for problem in errors):
+            self.tell("ds_fixable", fixable)
         if errors:
             raise ProblemsFound("\n".join(self._lines(self._document, errors)))
 
@@ -126,6 +140,7 @@ class SchemaItem(_ConfigItem):
         kept, suppressed = suppression.apply(document, found)
         for problem, reason in suppressed:
             self.tell("ds_suppressed", f"{problem.line}: {problem.rule} {problem.name}: {reason}")
+            details.problem(self, problem, reason)
         return kept
 
     def _fix(self, problems: list[Problem]) -> list[Problem]:
@@ -155,7 +170,7 @@ class SchemaItem(_ConfigItem):
                 printable(document.line(problem.line).strip().expandtabs()) if problem.at else ""
             )
             rule = RULES[problem.rule]
-            lines += [*_paragraph(where, rule, shown, problem.does, problem.instead), ""]
+            lines += [*paragraph(where, rule, shown, problem.does, problem.instead), ""]
         lines.append(f"{len(errors)} error{'s' * (len(errors) > 1)} in {self.shown_path}")
         if fixable := sum(bool(problem.edits) for problem in errors):
             them = "it" if len(errors) == 1 else f"{fixable} of them"
@@ -163,14 +178,14 @@ class SchemaItem(_ConfigItem):
         return lines
 
 
-def _paragraph(where: str, rule: Rule, shown: str, does: str, instead: str) -> list[str]:
-    """What is wrong, as it is shown: where, the line, what DeepSpeed does, what to write."""
+def paragraph(where: str, rule: Rule, shown: str, does: str, instead: str) -> list[str]:
+    """What is wrong, as it is shown: where, the line, what is done with it, what to write."""
     lines = [f"{where}: {rule.id} {rule.name}"]
     lines += [f"    {shown.strip()}"] if shown.strip() else []
     for sentence in (does, instead):
         if sentence:
             end = "" if sentence.endswith("?") else "."
-            text = f"{sentence[0].upper()}{sentence[1:]}{end}"
+            text = f"{_capital(sentence)}{end}"
             lines += textwrap.wrap(
                 text,
                 78,
@@ -182,7 +197,13 @@ def _paragraph(where: str, rule: Rule, shown: str, does: str, instead: str) -> l
     return [*lines, f"  (more: python -m pytest_deepspeed.explain {rule.id})"]
 
 
-class TrainedItem(_ConfigItem):
+def _capital(sentence: str) -> str:
+    """With a capital letter, unless it starts with a name: `nvme_path`, `configure_model`."""
+    first = sentence.split(maxsplit=1)[0]
+    return sentence[0].upper() + sentence[1:] if first.isalpha() else sentence
+
+
+class TrainedItem(ConfigItem):
     """A check that trains under a config."""
 
     def __init__(
@@ -209,21 +230,25 @@ class TrainedItem(_ConfigItem):
         from pytest_deepspeed.fixtures import DsRun, need_controller
 
         need_controller(self, f"the check {self._check!r}")
-        DsCheck(self, DsRun(self), self._case)(self._check)
+        DsCheck(self, DsRun(self), lambda _: self._case())(self._check)
 
     def _case(self) -> Case:
+        return self.case_of(self.ds_config, self._own, self._world_size)
+
+    def case_of(self, ds_config: Mapping[str, Any], own: FileSettings, world_size: int) -> Case:
+        """What is checked of this file, with a config, settings and a size that it may have had."""
         from pytest_deepspeed.training import nvme
         from pytest_deepspeed.training.fitting import fitted
         from pytest_deepspeed.training.memory.limits import Limits
 
         settings: Settings = self.config.stash[SETTINGS]
-        own = self._own
         workload = workloads.reference(self)
-        filled, said = self._filled(own.hidden_size or (None if workload else HIDDEN))
+        hidden_size = own.hidden_size or (None if workload else HIDDEN)
+        filled, said = self._filled(ds_config, own, world_size, hidden_size)
         config, changes = fitted(
             filled,
             device=settings.device,
-            world_size=self._world_size,
+            world_size=world_size,
             brings_optimizer=bool(workload),
         )
         case_id = modes.case_id(config)
@@ -233,7 +258,7 @@ class TrainedItem(_ConfigItem):
             ds_config=config,
             shown=self.shown_path,
             changes=(*said, *changes),
-            world_size=self._world_size,
+            world_size=world_size,
             limits=Limits({**limits.sizes, **own.limit_rank_memory}, {**limits.sources, **where}),
             notes=(_SWAPS,) if nvme.asked(config) else (),
             steps=own.steps,
@@ -243,16 +268,21 @@ class TrainedItem(_ConfigItem):
             of_file=True,
         )
 
-    def _filled(self, hidden_size: int | None) -> tuple[dict[str, Any], list[str]]:
+    def _filled(
+        self,
+        ds_config: Mapping[str, Any],
+        own: FileSettings,
+        world_size: int,
+        hidden_size: int | None,
+    ) -> tuple[dict[str, Any], list[str]]:
         """The config with what Hugging Face fills in, unless it does not."""
-        own = self._own
         if own.huggingface is False:
-            return dict(self.ds_config), []
+            return dict(ds_config), []
         try:
             return huggingface.fill(
-                self.ds_config,
+                ds_config,
                 hidden_size=hidden_size,
-                world_size=self._world_size,
+                world_size=world_size,
                 **own.training_arguments,
             )
         except ValueError as error:

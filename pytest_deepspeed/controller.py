@@ -8,20 +8,28 @@ import os
 import re
 import shutil
 import sys
+import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_deepspeed import repeat
+from pytest_deepspeed import distributed, repeat, sharing
 from pytest_deepspeed import report as reports
 from pytest_deepspeed.ending import Ending
 from pytest_deepspeed.errors import RankLeakWarning, RanksFailed, RankSpawnWarning
+from pytest_deepspeed.live import session as live
 from pytest_deepspeed.markers import config_of, timeout_of, world_of
 from pytest_deepspeed.options import SETTINGS, Settings
-from pytest_deepspeed.values.errors import AgentError, NodesLostError, SessionEndingError
+from pytest_deepspeed.requirements import lacks_gpus
+from pytest_deepspeed.values.errors import (
+    AgentError,
+    GpusLackingError,
+    NodesLostError,
+    SessionEndingError,
+)
 from pytest_deepspeed.values.outcome import WorldResult
 from pytest_deepspeed.values.verdict import Verdict, judge
 from pytest_deepspeed.values.world import World
@@ -31,6 +39,11 @@ _SYS_PATH = list(sys.path)
 
 _MERGED = pytest.StashKey[dict[str, reports.PhaseReport]]()
 _LEAKS = pytest.StashKey[list[str]]()
+
+_OWN_CONTEXT = (
+    "a GPU context was left in pytest's own process, which holds memory of the GPU until the"
+    " session ends: compute on ranks instead, with @pytest.mark.world_size(1) or ds_run"
+)
 
 
 class Controller:
@@ -47,6 +60,8 @@ class Controller:
         self._agents: Any = None
         self._trains = False
         self._worlds = 0
+        self._lightning = False
+        self._context_told = False
 
     # Collection
 
@@ -72,6 +87,9 @@ class Controller:
                 ops.update(controller._ops_of(item))
                 controller._worlds += 1
                 controller._trains |= "ds_train" in getattr(item, "fixturenames", ())
+        controller._lightning = any(
+            item.get_closest_marker("lightning") for item in [*items, *callers]
+        )
         for item in callers:
             ops.update(controller._ops_of(item))
         controller._start(sorted(ops))
@@ -87,6 +105,19 @@ class Controller:
         if merged is not None and not (merged.outcome == "passed" and report.failed):
             merged.apply(report)
         return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Tells the test that makes a CUDA context in this process, which keeps it to its end."""
+        result = yield
+        torch = sys.modules.get("torch")
+        if self._context_told or torch is None or self._settings.device != "cuda":
+            return result
+        a_rank = self._config.pluginmanager.hasplugin("pytest_deepspeed_inprocess")
+        if torch.cuda.is_initialized() and not a_rank:
+            self._context_told = True
+            _warn_at(item, RankLeakWarning(_OWN_CONTEXT))
+        return result
 
     def _replace(self, item: pytest.Item, world: World) -> None:
         # Instance attributes: everything around them (marks, reruns, timeouts, reports) stays
@@ -105,6 +136,7 @@ class Controller:
     def _start(self, ops: list[str]) -> None:
         from pytest_deepspeed.processes.agents import Agents, Listener
 
+        line = live.of(self._config)
         self._agents = Agents(
             self._settings.launches,
             {
@@ -112,9 +144,14 @@ class Controller:
                 "warm": self._warm(),
                 "worlds": self._worlds,
                 "ops": ops,
+                "progress": str(live.folder(self._config) or ""),
             },
             _SYS_PATH,
-            Listener(progress=self._progress, output=self._output),
+            Listener(
+                progress=self._progress,
+                output=self._output,
+                waiting=line.waiting if line else None,
+            ),
             self._config._tmp_path_factory.getbasetemp(),  # type: ignore[attr-defined]
         )
         self._ending = Ending.take_over(self._config)
@@ -122,10 +159,13 @@ class Controller:
 
     def _warm(self) -> list[list[Any]]:
         """What the agent computes once for all ranks: function, arguments."""
-        if not self._trains:
-            return []
-        images = [self._settings.data, self._settings.seed]
-        return [["pytest_deepspeed.training.run:dataset", images]]
+        warm: list[list[Any]] = []
+        if self._trains:
+            images = [self._settings.data, self._settings.seed]
+            warm.append(["pytest_deepspeed.training.run:dataset", images])
+        if self._lightning:
+            warm.append(["pytest_deepspeed.training.lightning.warm:warm", []])
+        return warm
 
     def _progress(self, text: str) -> None:
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
@@ -161,20 +201,32 @@ class Controller:
         world: World,
         call: dict[str, Any] | None = None,
         nodes: int | None = None,
+        fixture: str = "",
     ) -> tuple[WorldResult, Verdict]:
         """Runs an item, or a function in its place, on fresh ranks.
 
         Args:
             nodes: how many nodes they may be spread over; all of the session if ``None``.
+            fixture: name of a distributed fixture that runs in the item's place.
+
+        Skips the test, or fails it, where it has too few GPUs.
 
         Raises:
             AgentError: with a text for the user.
         """
+        __tracebackhide__ = True
         from pytest_deepspeed.processes.world_run import Order
 
+        asked_at = time.monotonic()
         try:
-            order = Order(item.nodeid, world, self._basetemp(item), call)
-            result = self._agents.run(order, nodes)
+            with self._leased(world) as gpus, live.world(item) as progress:
+                queued = time.monotonic() - asked_at
+                base = self._basetemp(item)
+                order = Order(item.nodeid, world, base, call, progress, fixture, gpus)
+                result = self._agents.run(order, nodes)
+                result.queued = queued
+        except GpusLackingError as error:
+            lacks_gpus(item, str(error))
         except NodesLostError as error:
             self._ending.stop(str(error).splitlines()[0])
             raise
@@ -186,6 +238,20 @@ class Controller:
             _warn_at(item, RankSpawnWarning(f"{result.spawned}: ranks are spawned, not forked"))
         return result, judge(result)
 
+    @contextlib.contextmanager
+    def _leased(self, world: World) -> Iterator[list[str]]:
+        """Room for a world among those of xdist's other workers; its GPUs."""
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        if workers == 1 or any(launch.remote for launch in self._settings.launches):
+            yield []
+            return
+        from pytest_deepspeed.processes import leases
+
+        home = sharing.folder(self._config, "ds_leases")
+        mine = leases.of_worker(home, self._settings.device)
+        with mine.of(world.world_size, lambda: self._agents.ending) as slots:
+            yield slots if world.device == "cuda" else []
+
     def _basetemp(self, item: pytest.Item) -> Path:
         name = re.sub(r"\W", "_", item.name)[:30]
         factory = self._config._tmp_path_factory  # type: ignore[attr-defined]
@@ -195,17 +261,30 @@ class Controller:
     def _setup(self, item: pytest.Item, world: World) -> None:
         """In place of the item's set-up: the ranks do all of it, and set-up, call and teardown."""
         item.stash.setdefault(_MERGED, {}).clear()
+        item.stash[_LEAKS] = []
         try:
-            result, verdict = self.run(item, world)
-        except AgentError as error:
+            passed = self._run_fixtures(item)
+            if passed:
+                result, verdict = self.run(item, world)
+        except (AgentError, pytest.UsageError) as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
-        item.stash[_MERGED].update(
-            reports.merge(
-                item, result, verdict, repeat.of_test(item, world, self._settings.launches)
-            )
-        )
-        item.stash[_LEAKS] = result.leaks
+        if passed:
+            again = repeat.of_test(item, world, self._settings.launches)
+            item.stash[_MERGED].update(reports.merge(item, result, verdict, again))
+            item.stash[_LEAKS] += result.leaks
         self._stand_for(item, "setup")
+
+    def _run_fixtures(self, item: pytest.Item) -> bool:
+        """The item's distributed fixtures, each in a world of its own, until one does not pass."""
+        for name, world in distributed.fixtures_of(item):
+            result, verdict = self.run(item, world, fixture=name)
+            item.stash[_LEAKS] += result.leaks
+            if verdict.kind != "pass":
+                again = repeat.of_fixture(item, world)
+                merged = reports.merge(item, result, verdict, again)
+                item.stash[_MERGED]["setup"] = merged[verdict.when]
+                return False
+        return True
 
     def _stand_for(self, item: pytest.Item, when: str) -> None:
         """Raises what stands for the ranks in this phase, so that hooks see an exception."""
@@ -310,6 +389,7 @@ def agent_start(config: pytest.Config, settings: Settings) -> dict[str, Any]:
         "args": [str(arg) for arg in config.invocation_params.args],
         "extra_args": extra,
         "device": settings.device,
+        "engines": False,
         "threads": int(os.environ.get("OMP_NUM_THREADS") or 1),
         "live": config.option.capture == "no",
         "coverage": _coverage(config),

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_deepspeed.configs import lint  # noqa: F401 (fills RULES)
-from pytest_deepspeed.configs.rule import RULES, Rule
+from pytest_deepspeed.configs.lightning import rules  # noqa: F401 (fills SCRIPT_RULES)
+from pytest_deepspeed.configs.rule import RULES, SCRIPT_RULES, Rule
 
 #: Where the pages are in an installed package, and in a clone.
 _PAGES = (Path(__file__).with_name("pages"), Path(__file__).parents[1] / "docs" / "rules")
@@ -28,12 +29,13 @@ def page(rule: Rule) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; 2 for a rule that there is not."""
-    unknown = [name for name in arguments if name not in RULES]
+    known = RULES | SCRIPT_RULES
+    unknown = [name for name in arguments if name not in known]
     if unknown or not arguments:
         wrong = f"there is no rule {', '.join(unknown)}; " if unknown else ""
         sys.stderr.write(f"{wrong}usage: python -m pytest_deepspeed.explain DS101 ...\n")
         return 2
-    sys.stdout.write("\n".join(page(RULES[name]) for name in arguments))
+    sys.stdout.write("\n".join(page(known[name]) for name in arguments))
     return 0
 
 

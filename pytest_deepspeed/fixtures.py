@@ -11,6 +11,7 @@ import pytest
 
 from pytest_deepspeed.markers import config_of, where_of
 from pytest_deepspeed.options import SETTINGS
+from pytest_deepspeed.processes import devices
 from pytest_deepspeed.requirements import need_nvme
 from pytest_deepspeed.values import role
 from pytest_deepspeed.values.world import under_torchrun
@@ -59,13 +60,9 @@ def world_size(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """The device of this rank: ``cpu``, or ``cuda:<local_rank>``."""
+    """The device of this rank: ``cpu``, or ``cuda:<local_rank>``, modulo the GPUs it may use."""
     local_rank = _from_rank(request, "LOCAL_RANK")
-    import torch
-
-    if request.config.stash[SETTINGS].device == "cuda":
-        return torch.device("cuda", local_rank)
-    return torch.device("cpu")
+    return devices.of_rank(request.config.stash[SETTINGS].device, local_rank)
 
 
 @pytest.fixture
@@ -172,10 +169,13 @@ def ds_check(request: pytest.FixtureRequest) -> DsCheck:
     """Checks the config of a test by trainings on ranks that all its checks share."""
     from pytest_deepspeed.case import case_of_marker
     from pytest_deepspeed.checking import DsCheck
+    from pytest_deepspeed.lightning_case import case_of_lightning, target_of
 
     item = request.node
     need_controller(item, f"the fixture {request.fixturename!r}")
-    return DsCheck(item, DsRun(item), lambda: case_of_marker(item))
+    if target := target_of(item):
+        return DsCheck(item, DsRun(item), lambda studies: case_of_lightning(item, target, studies))
+    return DsCheck(item, DsRun(item), lambda _: case_of_marker(item))
 
 
 def need_controller(item: pytest.Item, what: str) -> None:

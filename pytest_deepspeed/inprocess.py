@@ -13,7 +13,8 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from pytest_deepspeed.markers import where_of, world_of
-from pytest_deepspeed.processes import builds, ops, preload, rendezvous, seeds
+from pytest_deepspeed.processes import builds, devices, gpu, ops, preload, rendezvous, seeds
+from pytest_deepspeed.requirements import lacks_gpus
 from pytest_deepspeed.values import role
 from pytest_deepspeed.values.world import World, spread, torchrun_environment, under_torchrun
 
@@ -30,6 +31,16 @@ class InProcess:
         """
         _check(items)
         config.pluginmanager.register(cls(), "pytest_deepspeed_inprocess")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """A test whose ranks would meet on one GPU with NCCL is skipped."""
+        world = world_of(item)
+        if world is None or world.backend != "nccl" or not world.init_process_group:
+            return
+        ranks = int(os.environ["LOCAL_WORLD_SIZE"])
+        if text := devices.too_few_gpus(ranks, [""], [devices.granted_gpus()], one=False):
+            lacks_gpus(item, text)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -85,14 +96,15 @@ def _as_rank(world: World) -> Iterator[None]:
 def process_group(world: World, alone: bool) -> Iterator[None]:
     """A seeded process in a process group of what torchrun has started, or ``alone``."""
     preload.preload()
+    preload.preload_engines()
+    preload.settle_compatible_ops()
     remove_hook = ops.install_hook(builds.obtain)
-    import torch
     import torch.distributed as dist
     from torch._C._distributed_c10d import HashStore
 
     seeds.seed(world.seed)
     if world.device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        gpu.take(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     if world.init_process_group and alone:
         dist.init_process_group(world.backend, store=HashStore(), rank=0, world_size=1)
     elif world.init_process_group:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_deepspeed import distributed
 from pytest_deepspeed.options import SETTINGS, Settings
 from pytest_deepspeed.processes import devices
 from pytest_deepspeed.values.errors import WorldSizeError
@@ -18,6 +19,7 @@ MARKERS = (
     "ds_config(config=None, **changes): DeepSpeed config; changes: stage=3, dtype='bf16', any key.",
     "multinode(n=2): needs n nodes, of --ds-nodes.",
     "ds_timeout(seconds): seconds that fixtures, body and teardown may take on the ranks.",
+    "lightning(target): checks Lightning code: 'train.py --lr 0.1', or 'package.module:function'.",
     "limit_rank_memory(host=None, **limits): fail a rank that takes more, such as '1.5 GiB'.",
     "zero0: trains with ZeRO stage 0; zero1, zero2, zero3 likewise. Put on tests with ds_config.",
     "zero1: trains with ZeRO stage 1.",
@@ -71,11 +73,30 @@ def world_of(item: pytest.Item) -> World | None:
     if mark is None or not isinstance(item, pytest.Function):
         return None
     settings = item.config.stash[SETTINGS]
-    request = world_request(mark, where_of(item), settings)
+    where = where_of(item)
+    test = distributed.test_class(item)
+    if test is not None and (own := _own_size(item)) is not None:
+        mark = pytest.mark.world_size(own).mark
+    request = world_request(mark, where, settings)
     size = request.sizes[0]
     if len(request.sizes) > 1:
         size = int(item.callspec.params["world_size"])  # type: ignore[call-overload]
-    return settings.world(size, timeout_of(item), request.init_process_group)
+    timeout = timeout_of(item)
+    if test is None:
+        return settings.world(size, timeout, request.init_process_group)
+    return settings.world(
+        size,
+        timeout or test.exec_timeout,
+        request.init_process_group and test.init_distributed,
+        distributed.backend_of(test, where, settings),
+    )
+
+
+def _own_size(item: pytest.Function) -> Any:
+    """The size that a method of a `DistributedTest` has as a parameter, and no mark of its own."""
+    if any(mark.name == "world_size" for mark in item.own_markers) or not hasattr(item, "callspec"):
+        return None
+    return item.callspec.params.get("world_size")
 
 
 def is_ranked(item: pytest.Item) -> bool:
@@ -130,7 +151,7 @@ def parametrize_world_size(metafunc: pytest.Metafunc) -> None:
     """One test for each size of a list. What is wrong in it is told when all are collected."""
     mark = metafunc.definition.get_closest_marker("world_size")
     sizes = _sizes(mark) if mark is not None else None
-    if not isinstance(sizes, (list, tuple)) or not sizes:
+    if not isinstance(sizes, (list, tuple)) or not sizes or _is_parameter(metafunc):
         return
     override = metafunc.config.stash[SETTINGS].world_size
     wanted = [override] if override else sizes
@@ -139,6 +160,13 @@ def parametrize_world_size(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "world_size", wanted, ids=[f"world_size_{n}" for n in wanted], indirect=True
     )
+
+
+def _is_parameter(metafunc: pytest.Metafunc) -> bool:
+    """Whether a test of a `DistributedTest` brings its own ``world_size``, which comes first."""
+    given = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize") if mark.args)
+    names = (names.split(",") if isinstance(names, str) else names for names in given)
+    return any("world_size" in map(str.strip, each) for each in names)
 
 
 def _sizes(mark: pytest.Mark) -> Any:

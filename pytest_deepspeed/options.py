@@ -19,6 +19,8 @@ from pytest_deepspeed import nodes
 from pytest_deepspeed.processes import devices
 from pytest_deepspeed.processes.devices import Capacity
 from pytest_deepspeed.processes.launch import LAUNCHERS, Launch
+from pytest_deepspeed.reporting import targets
+from pytest_deepspeed.reporting.targets import Target
 from pytest_deepspeed.values.errors import WorldSizeError
 from pytest_deepspeed.values.finding import ITEMS
 from pytest_deepspeed.values.world import BODY_BUDGET, World
@@ -92,6 +94,14 @@ def _checks(text: str, where: str) -> tuple[str, ...]:
     return names
 
 
+def _ref(text: str, where: str) -> str:
+    if not text.strip() or text.startswith("-"):
+        raise pytest.UsageError(
+            f"{where}: a branch or a commit, got {text!r}: {_example(where)}=origin/main"
+        )
+    return text
+
+
 def _data(text: str, where: str) -> str:
     from reference_training import datasource
 
@@ -131,6 +141,7 @@ class _Option:
     default: Any
     metavar: str
     help: str
+    repeated: bool = False
 
     @property
     def flag(self) -> str:
@@ -222,12 +233,31 @@ OPTIONS = (
         f"which checks of a config file run, comma-separated, of {', '.join(ITEMS)} (default: all)",
     ),
     _Option(
+        "against",
+        _ref,
+        None,
+        "REF",
+        "run the tests of config files only where these, or the code and the settings that they"
+        " depend on, differ from where HEAD and this branch or commit have parted, and ::against,"
+        " which trains both and says what has become of the training",
+    ),
+    _Option(
         "effective",
         _one_of(EFFECTIVE),
         None,
         "|".join(EFFECTIVE),
         "show what DeepSpeed made of each config file that is trained: what it changed or dropped,"
         " or all defaults too",
+    ),
+    _Option(
+        "report",
+        targets.parse,
+        (),
+        "[FORMAT:]FILE",
+        "write a report of the session, once or more: FILE ends in .html, .md, .sarif or .json, or"
+        " has html:, md:, sarif:, json: or codequality: (GitLab) before it; github alone prints"
+        " GitHub's annotations",
+        repeated=True,
     ),
     _Option("seed", _integer, 0, "N", "seed of random, NumPy and torch on each rank (default 0)"),
     _Option(
@@ -258,7 +288,9 @@ class Settings:
         timeout: body budget in seconds.
         data: what `reference_training.data.load` takes.
         checks: of config files, of `pytest_deepspeed.values.finding.ITEMS`; empty for all.
+        against: a branch or a commit: only what differs from it is looked at; ``None`` for all.
         effective: of `EFFECTIVE`; ``None`` for nothing but with failures.
+        report: what is written of the session.
         fix: whether config files are mended.
         workload: where the user's own workload comes from; `TRAP`; or empty for hooks to say.
         seed: seed of each rank.
@@ -278,22 +310,31 @@ class Settings:
     workload: str
     nvme_path: Path | None
     checks: tuple[str, ...]
+    against: str | None
     effective: str | None
+    report: tuple[Target, ...]
     seed: int
     require: frozenset[str]
     given: dict[str, str]
     fix: bool = False
 
-    def world(self, world_size: int, timeout: float | None, init_process_group: bool) -> World:
+    def world(
+        self,
+        world_size: int,
+        timeout: float | None,
+        init_process_group: bool,
+        backend: str | None = None,
+    ) -> World:
         """A world under these settings.
 
         Args:
             timeout: the body budget that a marker asks for, in seconds, or ``None``.
+            backend: another than that of the session.
         """
         return World(
             world_size=world_size,
             init_process_group=init_process_group,
-            backend=self.backend,
+            backend=backend or self.backend,
             device=self.device,
             body_budget=timeout or self.timeout,
             seed=self.seed,
@@ -311,6 +352,7 @@ def add_options(parser: pytest.Parser) -> None:
             option.flag,
             dest=f"ds_{option.stem}",
             default=None,
+            action="append" if option.repeated else "store",
             metavar=option.metavar,
             help=f"{option.help}. Environment: {option.environment}",
         )
@@ -322,6 +364,12 @@ def add_options(parser: pytest.Parser) -> None:
         dest="ds_fix",
         help="mend in config files what can be mended safely, and show the difference; trains"
         " nothing",
+    )
+    group.addoption(
+        "--ds-doctor",
+        action="store_true",
+        dest="ds_doctor",
+        help="say in one screen what this machine can run, and what brings the rest; runs no test",
     )
 
 
@@ -335,7 +383,7 @@ def settle(config: pytest.Config) -> Settings:
     given: dict[str, str] = {}
     places: dict[str, str] = {}
     for option in OPTIONS:
-        text, where = _look_up(config, option)
+        text, where = look_up(config, option)
         places[option.stem] = where
         values[option.stem] = option.default if text is None else option.parse(text, where)
         if text is not None:
@@ -369,10 +417,10 @@ def _check_world_size(values: dict[str, Any], where: str) -> None:
         raise pytest.UsageError(message) from None
 
 
-def _look_up(config: pytest.Config, option: _Option) -> tuple[str | None, str]:
+def look_up(config: pytest.Config, option: _Option) -> tuple[str | None, str]:
     """The text that holds, and where it stands."""
     if (value := config.getoption(f"ds_{option.stem}")) is not None:
-        return str(value), option.flag
+        return ",".join(value) if option.repeated else str(value), option.flag
     if value := os.environ.get(option.environment):
         return value, option.environment
     if value := config.getini(option.ini):

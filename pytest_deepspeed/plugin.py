@@ -6,19 +6,25 @@ import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_deepspeed import (
+    against,
     collector,
+    distributed,
+    durations,
     hookspecs,
     limits,
     markers,
     options,
     requirements,
+    scheduling,
     workloads,
 )
 from pytest_deepspeed.collector import collect_odd_entries
+from pytest_deepspeed.distributed import class_tmpdir  # noqa: F401 (as those of fixtures)
 from pytest_deepspeed.ending import Ending
 from pytest_deepspeed.fixtures import (  # noqa: F401 (pytest finds fixtures as attributes)
     device,
@@ -33,6 +39,7 @@ from pytest_deepspeed.fixtures import (  # noqa: F401 (pytest finds fixtures as 
     rank_tmp_path,
     world_size,
 )
+from pytest_deepspeed.reporting import collect
 from pytest_deepspeed.summary import Summary
 from pytest_deepspeed.values import role
 from pytest_deepspeed.values.world import under_torchrun
@@ -50,6 +57,16 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspecs)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """``--ds-doctor``: a screen in place of a session, also where options cannot be settled."""
+    if not config.getoption("ds_doctor") or not sys.platform.startswith("linux"):
+        return None
+    from pytest_deepspeed import doctor
+
+    return doctor.main(config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Settles the options once; an error in them ends the session before it starts."""
     if not sys.platform.startswith("linux"):
@@ -62,8 +79,12 @@ def pytest_configure(config: pytest.Config) -> None:
     limits.register(config)
     config.stash[options.SETTINGS] = options.settle(config)
     collector.configure(config)
+    against.configure(config)
     if role.current() == "controller":
         config.pluginmanager.register(Summary(), "pytest_deepspeed_summary")
+        collect.register(config)
+        scheduling.configure(config)
+        durations.configure(config)
         if config.stash[options.SETTINGS].nodes and config.getoption("dist", "no") != "no":
             Ending.take_over(config)
     else:
@@ -90,6 +111,23 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return collector.collect_file(file_path, parent)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Collector | None:
+    """A Lightning script that `ds_lightning_files` names is no module to import."""
+    return collector.make_module(module_path, parent)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Collector, name: str, obj: object
+) -> Generator[None, Any, Any]:
+    """The classes `DistributedTest` and `DistributedFixture` are what their attributes say."""
+    distributed.adopt(collector, name, obj)
+    return distributed.marked_class((yield), obj)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(
     collector: pytest.Collector,
@@ -110,10 +148,36 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     markers.nodes_of(item)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers of pytest-xdist begin with what takes longest."""
+    if role.current() == "controller":
+        scheduling.long_first(config, items)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test that needs more nodes than there are is skipped."""
     requirements.need_nodes(item)
+    if role.current() == "rank":
+        distributed.prepare_rank(item)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker of pytest-xdist is told where its ranks' progress is looked for."""
+    from pytest_deepspeed.live import session as live
+
+    live.tell_worker(node)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The controller of pytest-xdist draws what its workers' ranks train."""
+    if session.config.pluginmanager.hasplugin("dsession"):
+        from pytest_deepspeed.live import session as live
+
+        live.watch_workers(session.config)
 
 
 @pytest.hookimpl(trylast=True)

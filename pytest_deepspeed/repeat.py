@@ -30,6 +30,11 @@ def of_test(item: pytest.Item, world: World, launches: Sequence[Launch]) -> str:
     return _torchrun(world, launches, f"{shown}::{rest}", f"--ds-seed={world.seed}")
 
 
+def of_fixture(item: pytest.Item, world: World) -> str:
+    """The command that runs a test with a distributed fixture of it, whose world is another."""
+    return shlex.join(["pytest", item.nodeid, f"--ds-seed={world.seed}"])
+
+
 def of_call(call: dict[str, Any], world: World, folder: Path, launches: Sequence[Launch]) -> str:
     """The command that calls what `ds_run` called; the arguments are kept in ``folder``."""
     file = folder / "call.json"

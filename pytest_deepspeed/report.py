@@ -16,6 +16,7 @@ from _pytest._code.code import (
 )
 
 from pytest_deepspeed.processes import collectives
+from pytest_deepspeed.values import cost
 from pytest_deepspeed.values.outcome import Phase, RankResult, WorldResult
 from pytest_deepspeed.values.verdict import Verdict
 
@@ -35,6 +36,7 @@ class PhaseReport:
         sections: captured output.
         user_properties: of the rank that has any.
         reason: one line, for the exception that stands for the ranks in the controller.
+        cost: where the seconds went, as numbers, which a report of xdist's takes along.
     """
 
     outcome: str = "passed"
@@ -44,6 +46,7 @@ class PhaseReport:
     sections: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     user_properties: list[tuple[str, Any]] = dataclasses.field(default_factory=list)
     reason: str = ""
+    cost: tuple[float, ...] = ()
 
     def apply(self, report: pytest.TestReport) -> None:
         """Writes this over the report that pytest made of the controller's own part."""
@@ -52,6 +55,8 @@ class PhaseReport:
         report.duration = self.duration
         report.sections = [*report.sections, *self.sections]
         report.user_properties = [*report.user_properties, *self.user_properties]
+        if self.cost:
+            report.ds_cost = list(self.cost)  # type: ignore[attr-defined]
         if hasattr(report, "wasxfail"):
             del report.wasxfail
         if self.wasxfail is not None:
@@ -70,8 +75,10 @@ def merge(
         repeat: the command that repeats it, shown with a failure.
     """
     reports = {when: PhaseReport() for when in ("setup", "call", "teardown")}
-    for when, seconds in _durations(result).items():
-        reports[when].duration = seconds
+    spent = cost.of(result)
+    reports["setup"].cost = dataclasses.astuple(spent)
+    reports["call"].duration, reports["teardown"].duration = spent.body, spent.teardown
+    reports["setup"].duration = spent.fork + spent.group + spent.fixtures + spent.end
     decisive = reports[verdict.when]
     decisive.reason = verdict.reason
     decisive.sections = _sections(result, verdict)
@@ -97,19 +104,6 @@ def _take_over(report: PhaseReport, phase: Phase) -> None:
 
 def _message_only(longrepr: Any) -> Any:
     return longrepr if not isinstance(longrepr, dict) else None
-
-
-def _durations(result: WorldResult) -> dict[str, float]:
-    """Wall seconds of the controller, split by the slowest rank; set-up has fork and rendezvous."""
-    whole = result.ended_at - result.started_at
-    slowest = {
-        when: max(
-            (p.report.get("duration", 0.0) for r in result.ranks if (p := r.phase(when))),
-            default=0.0,
-        )
-        for when in ("call", "teardown")
-    }
-    return {"setup": max(0.0, whole - sum(slowest.values())), **slowest}
 
 
 def _properties(result: WorldResult) -> list[tuple[str, Any]]:
@@ -151,7 +145,8 @@ def _failure(
     lines = list(verdict.fates)
     if verdict.kind == "hang" or (verdict.phase is not None and verdict.phase.peer_lost):
         lines += _divergence(result)
-    lines += ["", "repeat it outside pytest:", repeat]
+    outside = " outside pytest" * (not repeat.startswith("pytest "))
+    lines += ["", f"repeat it{outside}:", repeat]
     longrepr.addsection("ranks", "\n".join(lines), "-")
     return longrepr
 

@@ -12,10 +12,10 @@ from filelock import FileLock
 from pytest_deepspeed.errors import RanksFailed
 
 
-def folder(config: pytest.Config) -> Path:
+def folder(config: pytest.Config, name: str = "ds_shared") -> Path:
     """A directory of this session, the same one for all of xdist's workers."""
     base: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
-    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ds_shared"
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     path.mkdir(exist_ok=True)
     return path
 

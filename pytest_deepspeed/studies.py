@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,12 +21,17 @@ from pytest_deepspeed import sharing
 from pytest_deepspeed.errors import RanksFailed
 from pytest_deepspeed.markers import where_of
 from pytest_deepspeed.options import SETTINGS
-from pytest_deepspeed.requirements import need_nvme
+from pytest_deepspeed.requirements import need_nvme, too_few_gpus
 from pytest_deepspeed.training import nvme, train
 from pytest_deepspeed.training.checkpoint import equivalence, phases
 from pytest_deepspeed.training.checkpoint.evidence import CheckpointEvidence, ReshardEvidence
 from pytest_deepspeed.training.checkpoint.rounding import cut
 from pytest_deepspeed.training.evidence import Evidence
+from pytest_deepspeed.training.lightning import describe
+from pytest_deepspeed.training.lightning import phases as lightning
+from pytest_deepspeed.training.lightning.describe import Described
+from pytest_deepspeed.training.pair.evidence import PairEvidence
+from pytest_deepspeed.training.pair.run import paired
 from pytest_deepspeed.values import plain
 
 if TYPE_CHECKING:
@@ -63,6 +69,24 @@ class Studies:
 
         return self._once("trial", trial, Evidence, make)
 
+    def described(self, target: str, world_size: int) -> Described:
+        """What a user's Lightning code trains."""
+        __tracebackhide__ = True
+        given: dict[str, Any] = {
+            "target": target,
+            "data": self._settings.data,
+            "seed": self._settings.seed,
+        }
+
+        def make(_: Path) -> Described:
+            __tracebackhide__ = True
+            values = self._run(describe.describe, world_size=world_size, **given)
+            return plain.load(Described, values[0])
+
+        text = f"{given}{world_size}".encode()
+        key = f"described-{hashlib.sha256(text).hexdigest()[:16]}"
+        return self._kept(key, Described, make)
+
     def checkpoint(self, trial: Trial) -> CheckpointEvidence:
         """A training that is saved and loaded in fresh processes."""
         __tracebackhide__ = True
@@ -70,6 +94,8 @@ class Studies:
         def make(home: Path) -> CheckpointEvidence:
             __tracebackhide__ = True
             with self._on_disk(trial, home) as ready, _removed(home / "run") as directory:
+                if trial.lightning:
+                    return lightning.equivalence(self._run, ready, directory)
                 return equivalence.equivalence(
                     self._run,
                     ready.ds_config,
@@ -99,13 +125,37 @@ class Studies:
                     more=equivalence.MORE,
                     **given,
                 )
-                return equivalence.resharding(self._run, saved=tuple(saved), **given)
+                return equivalence.resharding(
+                    self._run, saved=tuple(saved), lacking=self._lacking, **given
+                )
 
         return self._once("reshard", trial, ReshardEvidence, make)
 
+    def pair(self, base: Trial, head: Trial, *, pairs: int) -> PairEvidence:
+        """Base and head side by side, trained so many times.
+
+        Raises:
+            BaseFailed: the base does not train.
+        """
+        __tracebackhide__ = True
+
+        def make(home: Path) -> PairEvidence:
+            __tracebackhide__ = True
+            on_disk = self._on_disk(base, home), self._on_disk(head, home)
+            with on_disk[0] as first, on_disk[1] as second, _removed(home / "run") as directory:
+                return paired(self._run, first, second, directory, pairs=pairs, failed=RanksFailed)
+
+        return self._kept(f"pair-{base.key}-{head.key}-{pairs}", PairEvidence, make)
+
+    def _lacking(self, world_size: int) -> str:
+        return too_few_gpus(self._settings, world_size)
+
     def _once(self, kind: str, trial: Trial, cls: type[T], make: Callable[[Path], T]) -> T:
         __tracebackhide__ = True
-        key = f"{kind}-{trial.key}"
+        return self._kept(f"{kind}-{trial.key}", cls, make)
+
+    def _kept(self, key: str, cls: type[T], make: Callable[[Path], T]) -> T:
+        __tracebackhide__ = True
         read = self._item.config.stash.setdefault(_READ, {})
 
         def text(home: Path) -> str:

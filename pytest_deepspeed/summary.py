@@ -6,25 +6,19 @@ and without ``-n``, and stand in the JUnit file too.
 
 from __future__ import annotations
 
+import shlex
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from pytest_deepspeed.values.finding import ITEMS
+from pytest_deepspeed.summary_table import WIDTH, WRONG, Row, aligned, table
 
 _TRAINED = ("mode", "ranks", "steps", "loss", "samples/s", "time", "verdict")
-_CHECKED = ("config", "ranks", "loss", "checks")
-
-#: Columns of a terminal.
-_WIDTH = 80
 
 #: Of more configs than these, those of which all checks passed are counted, not shown.
 _ROWS = 40
-
-#: How a check that is not simply passed is shown, the worst first.
-_WORDS = ("failed", "xpassed", "known fault", "skipped", "passed")
 
 
 def _word(report: pytest.TestReport) -> str:
@@ -38,7 +32,9 @@ class Summary:
 
     def __init__(self) -> None:
         self._trained: list[tuple[str, ...]] = []
-        self._checked: dict[tuple[str, str], _Checked] = {}
+        self._checked: dict[tuple[str, int], Row] = {}
+        self._fixable: dict[str, None] = {}
+        self._failed: dict[str, None] = {}
         self._adapted: dict[str, list[str]] = {}
         self._notes: dict[str, set[str]] = {}
         self._faults: dict[str, str] = {}
@@ -79,16 +75,17 @@ class Summary:
         )
 
     def _check(self, report: pytest.TestReport, properties: dict[str, Any]) -> None:
-        mode, ranks = str(properties["ds_mode"]), str(properties["ds_world_size"])
-        row = self._checked.setdefault((mode, ranks), _Checked())
+        mode, ranks = str(properties["ds_mode"]), int(properties["ds_world_size"])
+        row = self._checked.setdefault((mode, ranks), Row(mode, ranks))
+        row.seconds += report.duration
         word = {"xfailed": "known fault"}.get(_word(report), _word(report))
         # Of several checks in one test, those before the last have let it go on.
         *earlier, last = (str(v) for name, v in report.user_properties if name == "ds_check")
         for check, said in [*((check, "passed") for check in earlier), (last, word)]:
             row.words.setdefault(check, []).append(said)
-        if "ds_loss_first" in properties:
-            first, last = properties["ds_loss_first"], properties["ds_loss_last"]
-            row.loss = f"{first:.3f} -> {last:.3f}"
+        _measured(row, properties)
+        if report.failed:
+            (self._fixable if "ds_fixable" in properties else self._failed)[mode] = None
         if "ds_ran" in properties:
             self._ran.add(str(properties["ds_ran"]))
         for name, value in report.user_properties:
@@ -99,32 +96,48 @@ class Summary:
             elif name == "ds_note":
                 self._notes.setdefault(str(value), set()).add(mode)
 
-    def lines(self) -> list[str]:
-        """The tables, then what was adapted and left open; nothing where nothing was trained."""
+    def lines(
+        self, args: Sequence[str] | None = None, red: Callable[[str], str] = str
+    ) -> list[str]:
+        """The tables, then what was adapted and left open; nothing where nothing was trained.
+
+        Args:
+            args: of the command line, where ``--lf`` repeats what failed.
+            red: colours what went wrong in the tables.
+        """
         lines = [line for diff in self._diffs.values() for line in diff.splitlines()]
         if self._trained:
-            lines += [*_table(_TRAINED, sorted(self._trained)), f"data: {self._data}"]
+            trained = aligned(list(zip(_TRAINED, *sorted(self._trained), strict=True)))
+            lines += map(red, trained)
+            lines.append(f"data: {self._data}")
         if self._checked:
-            shown = sorted(self._checked.items())
-            if len(shown) > _ROWS:
-                shown = [(key, row) for key, row in shown if not row.all_passed]
-            lines += _table(_CHECKED, [(*key, row.loss, row.verdict) for key, row in shown])
-            if others := len(self._checked) - len(shown):
+            rows = [row for _, row in sorted(self._checked.items())]
+            shown = rows if len(rows) <= _ROWS else [row for row in rows if not row.all_passed]
+            lines += map(red, table(shown))
+            if others := len(rows) - len(shown):
                 lines.append(f"and {others} more, all passed")
             for ran in sorted(self._ran):
-                lines += textwrap.wrap(f"ran here: {ran}", _WIDTH, subsequent_indent="  ")
+                lines += textwrap.wrap(f"ran here: {ran}", WIDTH, subsequent_indent="  ")
         for config, text in sorted(self._effective.items()):
             lines += [f"what DeepSpeed made of {config}:", *text.splitlines()]
         for note, modes in sorted(self._notes.items()):
             text = f"{note} [{len(modes)} config{'s' * (len(modes) > 1)}]"
-            lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
         lines += self._known_faults()
         for change, tests in self._adapted.items():
             unique = dict.fromkeys(tests)
             text = f"adapted in {len(unique)} test{'s' * (len(unique) > 1)}: {change}"
-            lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
         if self._adapted:
             lines.append("(--ds-require=exact makes an adaptation a failure)")
+        return lines + self._next(args)
+
+    def _next(self, args: Sequence[str] | None) -> list[str]:
+        """What to type after a failure, at most two commands."""
+        lines = _command("mend:", ["pytest", "--ds-fix", *self._fixable]) if self._fixable else []
+        if self._failed and args is not None:
+            again = [] if {"--lf", "--last-failed"} & set(args) else ["--lf"]
+            lines += _command("again, what failed:", ["pytest", *again, *args])
         return lines
 
     def _known_faults(self) -> list[str]:
@@ -136,45 +149,33 @@ class Summary:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Writes it, in the controller only."""
-        if lines := self.lines():
+        config = terminalreporter.config
+        args = config.invocation_params.args if config.pluginmanager.hasplugin("lfplugin") else None
+        writer = config.get_terminal_writer()
+
+        def red(line: str) -> str:
+            return WRONG.sub(lambda found: writer.markup(found[0], red=True), line)
+
+        if lines := self.lines(args, red):
             terminalreporter.write_sep("=", "DeepSpeed")
             for line in lines:
                 terminalreporter.write_line(line)
 
 
-class _Checked:
-    """What the checks of one mode said."""
-
-    def __init__(self) -> None:
-        self.loss = ""
-        self.words: dict[str, list[str]] = {}
-
-    @property
-    def all_passed(self) -> bool:
-        return all(word == "passed" for words in self.words.values() for word in words)
-
-    @property
-    def verdict(self) -> str:
-        """``7 passed``, or the checks that did not: ``5 passed, parity failed``."""
-        worst = {
-            check: next(word for word in _WORDS if word in words)
-            for check, words in self.words.items()
-        }
-        passed = sum(word == "passed" for word in worst.values())
-        named = {w: [c for c in ITEMS if worst.get(c) == w] for w in _WORDS[:-1]}
-        rest = [f"{' '.join(checks)} {word}" for word, checks in named.items() if checks]
-        return ", ".join([f"{passed} passed"] * (passed > 0) + rest)
+def _measured(row: Row, properties: Mapping[str, Any]) -> None:
+    """Writes into the row what a training has told of itself."""
+    row.mode = str(properties.get("ds_case", row.mode))
+    if "ds_loss_first" in properties:
+        row.loss = properties["ds_loss_first"], properties["ds_loss_last"]
+    if "ds_memory" in properties:
+        row.memory = properties["ds_memory"], properties["ds_memory_expected"]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The rows below their header; a last cell that is too long goes on below itself."""
-    table = [header, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    before = sum(width + 2 for width in widths[:-1])
-    lines: list[str] = []
-    for row in table:
-        first, *more = textwrap.wrap(row[-1], max(20, _WIDTH - before)) or [""]
-        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
-        lines.append("  ".join([*cells, first]).rstrip())
-        lines += [" " * before + line for line in more]
-    return lines
+def _command(label: str, words: Sequence[str]) -> list[str]:
+    """The command after what it is for; a long one goes on as a shell reads it."""
+    lines = [label]
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + 1 + len(word) > WIDTH - 2:
+            lines.append(" ")
+        lines[-1] += f" {word}"
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]

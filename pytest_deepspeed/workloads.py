@@ -19,15 +19,15 @@ from pytest_deepspeed.training.workload import source
 _HOOK = "pytest_ds_workload"
 
 
-def reference(item: pytest.Item) -> str:
-    """What a test's checks shall train: a reference; empty for the trap model.
+def reference(node: pytest.Item | pytest.Collector) -> str:
+    """What the checks of a test, or of a file, shall train: a reference; empty for the trap model.
 
     A hook counts where it is of a plugin, or of a ``conftest.py`` in a directory above the test.
     """
-    named = str(item.config.stash[SETTINGS].workload)
+    named = str(node.config.stash[SETTINGS].workload)
     if named:
         return "" if named == TRAP else named
-    hooks = getattr(item.ihook, _HOOK).get_hookimpls()
+    hooks = getattr(node.ihook, _HOOK).get_hookimpls()
     files = sorted(_file(hook) for hook in hooks)
     return source.HOOK + ", ".join(files) if files else ""
 

@@ -28,8 +28,12 @@ def plain_gradient_norm(engine: Any) -> float | None:
 
 
 def manages_accumulation(engine: Any) -> bool:
-    """Say whether `engine.step()` is to be called after each micro-batch, which is the default."""
-    return bool(engine.managed_gradient_accumulation())
+    """Say whether `engine.step()` is to be called after each micro-batch, which is the default.
+
+    Older releases of DeepSpeed, such as 0.19.3, have nothing else.
+    """
+    managed = getattr(engine, "managed_gradient_accumulation", None)
+    return managed is None or bool(managed())
 
 
 def optimizer_steps(engine: Any) -> int:

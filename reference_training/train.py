@@ -6,7 +6,7 @@ import copy
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,18 @@ def run_steps(
         done.append(_step(engine, workload, number, before_update))
         if on_step is not None:
             on_step(number, done[-1])
+    return record_of(engine, done, data=workload.description, start_step=start_step)
+
+
+def record_of(engine: Any, done: Sequence[Step], *, data: str, start_step: int) -> Record:
+    """Return the record of these steps of an engine; collective.
+
+    Args:
+        engine: As it is after the last of them.
+        done: At least one.
+        data: What was trained on.
+        start_step: The first one's number, counted over the whole training.
+    """
     local_loss = tuple(step.loss for step in done)
     step_time = tuple(step.step_time for step in done)
     return Record(
@@ -141,7 +153,7 @@ def run_steps(
         world_size=distributed.get_world_size(),
         rank=distributed.get_rank(),
         train_batch_size=engine.train_batch_size(),
-        data=workload.description,
+        data=data,
         parameters=sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters()),
         start_step=start_step,
     )
@@ -187,7 +199,10 @@ def _step(engine: Any, workload: Workload, number: int, before_update: BeforeUpd
 
 
 def _mean_over_ranks(values: tuple[float, ...], device: Any) -> tuple[float, ...]:
-    """Average once, at the end: the steps have only the collectives that DeepSpeed makes."""
+    """Return the means of the ranks' values; collective.
+
+    Called once, at the end: the steps have only the collectives that DeepSpeed makes.
+    """
     mean = torch.tensor(values, dtype=torch.float64, device=device)
     distributed.all_reduce(mean)
     return tuple((mean / distributed.get_world_size()).tolist())

@@ -241,9 +241,10 @@ class Trap:
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         first = next(model.parameters())
-        features = batch.features.to(first.device, first.dtype)
+        device = getattr(model, "device", first.device)  # an engine's, wherever its weights are
+        features = batch.features.to(device, first.dtype)
         logits = model(features, alternate=batch.alternate, late=batch.late, early=batch.early)
-        return functional.cross_entropy(logits.float(), batch.labels.to(first.device))
+        return functional.cross_entropy(logits.float(), batch.labels.to(device))
 
     def _samples(self, step: int, samples: int) -> tuple[Tensor, Tensor]:
         """Return all samples of a step, drawn anew: the same for any split over ranks.

@@ -114,5 +114,6 @@ class Images:
     def loss(self, model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         first = next(model.parameters())
-        logits = model(images.to(first.device, first.dtype))
-        return functional.cross_entropy(logits.float(), labels.to(first.device))
+        device = getattr(model, "device", first.device)  # an engine's, wherever its weights are
+        logits = model(images.to(device, first.dtype))
+        return functional.cross_entropy(logits.float(), labels.to(device))

@@ -9,12 +9,7 @@ use_site
 activate
 threads=$((${SLURM_CPUS_PER_TASK:-1} / RANKS_PER_NODE))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-# The ops that were compiled before; the folder depends on this node's CPU and GPUs.
-TORCH_EXTENSIONS_DIR=$(python -c '
-import sys
-from pytest_deepspeed.processes.ops import cache_dir
-print(cache_dir(sys.argv[1]))' "$DS_ACCELERATOR")
-export TORCH_EXTENSIONS_DIR
+use_compiled_ops
 
 # No comment may follow a backslash: it would end the command. Node 0 is told that it is the host,
 # which torchrun would otherwise guess from its names.

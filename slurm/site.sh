@@ -71,3 +71,42 @@ stage_data() {
         fail "DATA=$DATA is not a directory." "An archive is unpacked on each node's disk only: set NODE_DIR."
     fi
 }
+
+# Runs a command as a task for each device, as the job was asked for.
+each_task() {
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_NTASKS" \
+        --ntasks-per-node="$SLURM_NTASKS_PER_NODE" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+        --overlap --kill-on-bad-exit=1 --wait=60 "$@"
+}
+
+# The first node, by the name that Slurm has for it, or by its address where that is no host name.
+head_node() {
+    local head
+    read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST") ||
+        fail "scontrol could not name the nodes of $SLURM_JOB_NODELIST."
+    getent hosts "$head" >/dev/null ||
+        head=$(scontrol show node "$head" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
+    echo "$head"
+}
+
+# Compiles ops, given as words, before the nodes need them: once where all see the cache.
+build_ops_of() {
+    local build
+    read -ra build <<<"$1"
+    [ ${#build[@]} -gt 0 ] || return 0
+    build=(bash "$FOLDER/build_ops.sh" "${build[@]}")
+    if [[ -n $NODE_DIR && ${PYTEST_DS_OPS_CACHE:-} == "$NODE_DIR"/* ]]; then
+        each_node "${build[@]}"
+    else
+        "${build[@]}"
+    fi
+}
+
+# What DeepSpeed starts takes the ops that were compiled; the folder depends on this node's CPU and GPUs.
+use_compiled_ops() {
+    TORCH_EXTENSIONS_DIR=$(python -c '
+import sys
+from pytest_deepspeed.processes.ops import cache_dir
+print(cache_dir(sys.argv[1]))' "$DS_ACCELERATOR")
+    export TORCH_EXTENSIONS_DIR
+}

@@ -24,6 +24,8 @@ _OUTER = re.compile(
     r"PYTEST_(?!DS_OPS_CACHE$)|COV_CORE_|COVERAGE_|TORCHELASTIC_|FORCE_COLOR|PY_COLORS"
     # Where these are set, pytest cuts no line of its summary and no diff.
     r"|CI$|BUILD_NUMBER$"
+    # Where this is set, this plugin prints annotations.
+    r"|GITHUB_ACTIONS$"
 )
 
 _VOLATILE = (
@@ -121,7 +123,7 @@ class Session:
 
 
 def _test_of(headline):
-    return headline.partition("[")[0].split()[-1]
+    return headline.partition("[")[0].split()[-1].rpartition(".")[2]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,7 @@ missing_packages() {
 }
 
 # The same for what the tests can do without: a Slurm cluster of their own, in network namespaces too,
-# and a linter for the scripts of slurm/.
+# a linter for the scripts of slurm/, and a browser that looks at the HTML report.
 missing_test_packages() {
     local PATH=$PATH:/usr/sbin:/sbin # where daemons are, if not for every user
     [ "$FOR" = tests ] || return 0
@@ -68,6 +68,7 @@ missing_test_packages() {
     command -v srun >/dev/null || echo slurm-client
     command -v ip >/dev/null || echo iproute2
     command -v shellcheck >/dev/null || echo shellcheck
+    command -v chromium >/dev/null || echo chromium
 }
 
 install_system_packages() {

@@ -1,7 +1,7 @@
 """What a project says of its configs: ``[tool.pytest_deepspeed]`` in ``pyproject.toml``.
 
 The table holds for all configs; each ``[[tool.pytest_deepspeed.configs]]`` for those that match its
-``files``, where a later one wins.
+``files``, where a later one wins. What it says of changes to them: see `gate`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import difflib
 import fnmatch
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_deepspeed.configs import gate
+from pytest_deepspeed.configs.gate import Accepted, Against, Parsers
 from pytest_deepspeed.configs.huggingface import ARGUMENTS
 from pytest_deepspeed.values.finding import ITEMS
 from pytest_deepspeed.values.size import RANK_MEMORY, parse_size
@@ -46,6 +48,7 @@ class FileSettings:
         hidden_size: of the model, from which Hugging Face computes bucket sizes.
         training_arguments: of Hugging Face's Trainer, that fill in ``"auto"``; defaults for others.
         steps: optimizer steps of a training; ``None`` for the default.
+        arguments: of the command line, for a script.
         tolerances: of `TOLERANCES`.
         limit_rank_memory: what is limited, to bytes.
     """
@@ -61,6 +64,7 @@ class FileSettings:
     hidden_size: int | None = None
     training_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int | None = None
+    arguments: tuple[str, ...] = ()
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     limit_rank_memory: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -101,7 +105,7 @@ def _checks(value: Any) -> tuple[str, ...]:
     return tuple(item for item in ITEMS if item in value)
 
 
-_RULE = re.compile(r"DS\d{0,3}")
+_RULE = re.compile(r"(?:DS|PL)\d{0,3}")
 
 
 def _rules(value: Any) -> tuple[str, ...]:
@@ -122,6 +126,12 @@ def _reasons(value: Any) -> dict[str, str]:
 
 def _is_rule(value: Any) -> bool:
     return isinstance(value, str) and _RULE.fullmatch(value) is not None
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError('a list of texts: ["--batch_size", "8"]')
+    return tuple(value)
 
 
 def _tolerances(value: Any) -> dict[str, float]:
@@ -148,7 +158,10 @@ def _memory(value: Any) -> dict[str, int]:
     return {name: parse_size(size) for name, size in sizes.items()}
 
 
-_PARSERS: dict[str, Callable[[Any], Any]] = {
+#: Tables of their own.
+_TABLES = ("configs", "against", "accepted")
+
+_PARSERS: Parsers = {
     "select": _rules,
     "ignore": _reasons,
     "checks": _checks,
@@ -160,6 +173,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "hidden_size": _integer,
     "training_arguments": _arguments,
     "steps": _integer,
+    "arguments": _strings,
     "tolerances": _tolerances,
     "limit_rank_memory": _memory,
 }
@@ -173,11 +187,15 @@ class Project:
         root: what patterns are relative to.
         every: what holds for all.
         some: patterns, with what holds for the configs that match one of them, in order.
+        against: how far a changed config's training may be from what it was.
+        accepted: changes that are meant.
     """
 
     root: Path
     every: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     some: tuple[tuple[tuple[str, ...], Mapping[str, Any]], ...] = ()
+    against: Against = dataclasses.field(default_factory=Against)
+    accepted: tuple[Accepted, ...] = ()
 
     def of(self, path: Path) -> FileSettings:
         """What holds for a file."""
@@ -206,13 +224,39 @@ def read(root: Path) -> Project:
         table = table.get(key, {}) if isinstance(table, Mapping) else table
     if not isinstance(table, Mapping):
         raise ProjectError(f"{file}: [{TABLE}] is no table")
-    every = {key: value for key, value in table.items() if key != "configs"}
-    tables = table.get("configs", [])
+    every = {key: value for key, value in table.items() if key not in _TABLES}
+    some = tuple(_some(*of) for of in _tables(table, "configs", "its files", file))
+    accepted = tuple(_accepted(*of) for of in _tables(table, "accepted", "change and reason", file))
+    where = f"{file}: [{TABLE}.against]"
+    against = table.get("against", {})
+    if not isinstance(against, Mapping):
+        raise ProjectError(f"{where}: a table: [{TABLE}.against]")
+    return Project(
+        root,
+        _values(every, f"{file}: [{TABLE}]"),
+        some,
+        Against(**_values(against, where, gate.AGAINST)),
+        accepted,
+    )
+
+
+def _tables(
+    table: Mapping[str, Any], name: str, what: str, file: Path
+) -> Iterator[tuple[Any, str]]:
+    """The tables of that name, each with where it stands."""
+    tables = table.get(name, [])
     if not isinstance(tables, list):
-        raise ProjectError(f"{file}: write [[{TABLE}.configs]], in double brackets, with its files")
-    where = f"{file}: [[{TABLE}.configs]] number"
-    some = tuple(_some(table, f"{where} {n}") for n, table in enumerate(tables, 1))
-    return Project(root, _values(every, f"{file}: [{TABLE}]"), some)
+        raise ProjectError(f"{file}: write [[{TABLE}.{name}]], in double brackets, with {what}")
+    for number, one in enumerate(tables, 1):
+        yield one, f"{file}: [[{TABLE}.{name}]] number {number}"
+
+
+def _accepted(table: Any, where: str) -> Accepted:
+    values = _values(dict(table) if isinstance(table, Mapping) else {}, where, gate.ACCEPTED)
+    for name in ("change", "reason"):
+        if name not in values:
+            raise ProjectError(f"{where}: {name} is missing: say which change is meant, and why")
+    return Accepted(**values)
 
 
 def _some(table: Any, where: str) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -224,15 +268,15 @@ def _some(table: Any, where: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return tuple(patterns), _values(values, where)
 
 
-def _values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _values(table: Mapping[str, Any], where: str, parsers: Parsers = _PARSERS) -> dict[str, Any]:
     values = {}
     for key, value in table.items():
-        if key not in _PARSERS:
-            near = difflib.get_close_matches(key, _PARSERS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_PARSERS)}"
+        if key not in parsers:
+            near = difflib.get_close_matches(key, parsers, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(parsers)}"
             raise ProjectError(f"{where}: there is no key {key!r}; {hint}")
         try:
-            values[key] = _PARSERS[key](value)
+            values[key] = parsers[key](value)
         except ValueError as error:
             raise ProjectError(f"{where}: {key}: {error}, got {value!r}") from None
     return values

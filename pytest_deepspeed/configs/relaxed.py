@@ -9,6 +9,7 @@ the square of their length.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from hjson.decoder import NUMBER_RE, getNext, scanKeyName, scanstring
@@ -88,8 +89,7 @@ class _Reader:
         if self.text.startswith("'''", at):
             return self._multiline(at)
         if char in "\"'":
-            string: tuple[str, int] = scanstring(self.text, at + 1)
-            return string
+            return self._read(scanstring, at, at + 1)
         if char not in "{[":
             return self._bare(at)
         if len(path) >= MAX_DEPTH:
@@ -99,6 +99,20 @@ class _Reader:
         self.place.opened.pop()
         return value
 
+    def _read(
+        self, scan: Callable[[str, int], tuple[str, int]], opened: int, at: int
+    ) -> tuple[str, int]:
+        r"""What a function of hjson's reads at a place.
+
+        It takes ``\u-0e0`` for a number below 0, and then fails to make a character of that.
+        """
+        try:
+            return scan(self.text, at)
+        except HjsonDecodeError:
+            raise
+        except ValueError:
+            raise HjsonDecodeError("Invalid \\uXXXX escape sequence", self.text, opened) from None
+
     def _object(self, at: int, path: KeyPath, *, braces: bool = True) -> tuple[dict[str, Any], int]:
         members: dict[str, Any] = {}
         char, at = self._next(at)
@@ -106,7 +120,7 @@ class _Reader:
             return members, at + 1
         while True:
             key_start = at
-            key, at = scanKeyName(self.text, key_start)
+            key, at = self._read(scanKeyName, key_start, key_start)
             quoted = self.text[key_start] in "\"'"
             key_end = at if quoted else key_start + len(key)
             char, at = self._next(at)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_deepspeed.configs.comments import comments
 from pytest_deepspeed.configs.document import Document, KeyPath
@@ -51,9 +51,16 @@ def apply(
         those that stay, and those that the file suppresses, each with the reason. A suppression
         without a reason suppresses nothing.
     """
+    return part(suppressions(document), problems)
+
+
+def part(
+    all_written: Sequence[Suppression], problems: Iterable[Problem]
+) -> tuple[list[Problem], list[tuple[Problem, str]]]:
+    """The same, by suppressions that have been read."""
     reasons = {
         (rule, line): written.reason
-        for written in reversed(suppressions(document))
+        for written in reversed(all_written)
         for rule in written.rules
         for line in written.lines
         if written.reason and rule not in OWN

@@ -27,6 +27,7 @@ from pytest_deepspeed.processes import (
     containment,
     dialing,
     hugepages,
+    preload,
     presence,
     rendezvous,
     seeds,
@@ -135,8 +136,9 @@ class _Agent:
         self._gang: Gang | None = None
         self._running = ""
         self._stopped = False
+        self._engines_came_up = False
         self._queue: list[channel.Frame] = []
-        self._builds = builds.Builds(start["device"], self._selector, self._send)
+        self._builds = builds.Builds(start["device"], self._selector, self._send, start["progress"])
         self._terminated, self._terminate = os.pipe()
         self._around = Surroundings(
             threads=int(start["threads"]),
@@ -156,16 +158,15 @@ class _Agent:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items}
+        if self._engines_are_named():
+            self._preload_engines()
         for name, arguments in self._start["warm"]:
             module, _, function = name.partition(":")
             getattr(importlib.import_module(module), function)(*arguments)
         self._builds.prepare(self._start["ops"])
         # The first call imports and formats what the later ones only use: 5 ms less in each rank.
         seeds.seed(0)
-        gc.collect()
-        gc.freeze()
-        if self._start["worlds"] >= hugepages.WORTH_IT:
-            hugepages.collapse()
+        self._settle_heap()
         self._listen()
         self._send(
             {"type": "up", "pid": os.getpid(), "items": len(self._items), **presence.facts()}
@@ -180,6 +181,26 @@ class _Agent:
         self._builds.close()
         self._stores.close()
         return True
+
+    def _engines_are_named(self) -> bool:
+        """Whether a rank will build an engine, as far as the modules of this session say."""
+        if self._start["warm"] or self._start["ops"] or "deepspeed" in sys.modules:
+            return True
+        own = (getattr(item, "module", None) for item in self._items.values())
+        if any(getattr(m, "__name__", "").startswith("pytest_deepspeed.") for m in own):
+            return True
+        return preload.name_engines(list(sys.modules.values()), self._config.rootpath)
+
+    def _preload_engines(self) -> None:
+        preload.preload_engines()
+        self._start["engines"] = True
+
+    def _settle_heap(self) -> None:
+        """No collection in a rank touches what the agent made, and forks map few pages."""
+        gc.collect()
+        gc.freeze()
+        if self._start["worlds"] >= hugepages.WORTH_IT:
+            hugepages.collapse()
 
     def _listen(self) -> None:
         pipe = self._line.pipe
@@ -210,6 +231,7 @@ class _Agent:
         assert self._gang is not None
         frame = self._gang.close()
         alone = self._gang.alone
+        self._engines_came_up |= self._gang.used_deepspeed
         self._gang = None
         self._send(frame)
         if alone:
@@ -285,6 +307,10 @@ class _Agent:
             text = unknown(frame["nodeid"], self._items, self._errors)
             self._send({"type": "refused", "text": text})
             return
+        own = (frame["call"] or {"module": ""})["module"].startswith("pytest_deepspeed.")
+        if (own or self._engines_came_up) and not self._start["engines"]:
+            self._preload_engines()
+            self._settle_heap()
         place = Place(**frame["place"])
         task = Task(World(**frame["world"]), place, item, frame, self._meet(place, frame))
         self._running = frame["run_id"]

@@ -11,14 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_deepspeed.processes import channel, roll_call
+from pytest_deepspeed.processes import channel, devices, roll_call
 from pytest_deepspeed.processes.client import END_BUDGET, AgentClient
 from pytest_deepspeed.processes.dialing import Exchange
 from pytest_deepspeed.processes.launch import Launch
 from pytest_deepspeed.processes.rendezvous import LOOPBACK
 from pytest_deepspeed.processes.world_run import Order, WorldRun
-from pytest_deepspeed.values.errors import AgentError, NodesLostError, SessionEndingError
+from pytest_deepspeed.values.errors import (
+    AgentError,
+    GpusLackingError,
+    NodesLostError,
+    SessionEndingError,
+)
 from pytest_deepspeed.values.outcome import WorldResult
+from pytest_deepspeed.values.world import World
 
 #: Importing torch and DeepSpeed takes 4 s on an idle machine and can take ten times that on one
 #: that is busy or reads them from a network disk.
@@ -38,10 +44,12 @@ class Listener:
         progress: a line on what is being waited for.
         output: ``rank``, its node (empty where there is one), stream name and one line of live
             output.
+        waiting: called before each wait; after how many seconds to call it again.
     """
 
     progress: Callable[[str], None]
     output: Callable[[int, str, str, str], None]
+    waiting: Callable[[], float] | None = None
 
 
 class Agents:
@@ -82,6 +90,11 @@ class Agents:
         client = AgentClient(launch, self._start, self._sys_path)
         self._selector.register(client.readers[0], selectors.EVENT_READ, client)
         return client
+
+    @property
+    def ending(self) -> bool:
+        """Whether `end` was called."""
+        return bool(self._why_ending)
 
     @property
     def nodes(self) -> list[str]:
@@ -201,12 +214,21 @@ class Agents:
 
         Raises:
             AgentError: an agent refused, or the only one died.
+            GpusLackingError: NCCL would have to put two ranks on one GPU.
             SessionEndingError: see `end`. Any other exception (Ctrl-C, a timeout of another
                 plugin) aborts the world first.
         """
+        asked_at = time.monotonic()
+        remote = any(launch.remote for launch in self._launches)
+        if not remote:  # this machine's GPUs: no need to wait for an agent
+            self._need_gpus(order.world, [devices.granted_gpus()] * len(self._clients), nodes)
         self.wait_up()
+        if remote:
+            gpus = [client.up["gpus"] for client in self._clients if client.up is not None]
+            self._need_gpus(order.world, gpus, nodes)
         assert self._network is not None
         run = WorldRun(order, self._clients[:nodes], self._network)
+        run.result.waited = run.result.started_at - asked_at
         try:
             run.begin()
             while not run.ended:
@@ -219,6 +241,14 @@ class Agents:
             self._abort(run, error)
             raise
         return run.result
+
+    def _need_gpus(self, world: World, gpus: list[int], nodes: int | None) -> None:
+        if world.backend != "nccl" or not world.init_process_group:
+            return  # a group that the test forms itself may be another
+        one = not any(launch.remote for launch in self._launches)
+        text = devices.too_few_gpus(world.world_size, self.nodes[:nodes], gpus[:nodes], one)
+        if text:
+            raise GpusLackingError(text)
 
     def _hear(self, run: WorldRun, deadline: float | None) -> None:
         for client, frame in self._receive(deadline, "answer", self._clients):
@@ -263,8 +293,7 @@ class Agents:
         self, deadline: float | None, what: str, waiting: Sequence[AgentClient]
     ) -> list[tuple[AgentClient, Frame]]:
         """Frames that have come, with who sent them; waits for some."""
-        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready = self._selector.select(wait)
+        ready = self._select(deadline)
         if not ready:
             late = waiting[0]
             late.kill()
@@ -279,6 +308,17 @@ class Agents:
             else:
                 found += [(key.data, frame) for frame in self._read(key.data, key.fileobj)]
         return found
+
+    def _select(self, deadline: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready; empty at the deadline."""
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if self._listener.waiting is None:
+                return self._selector.select(left)
+            tick = self._listener.waiting()
+            ready = self._selector.select(tick if left is None else min(left, tick))
+            if ready or left == 0.0:
+                return ready
 
     def _read(self, client: AgentClient, reader: Any) -> list[Frame]:
         frames = client.read(reader)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from pytest_deepspeed.processes import channel, containment, op_cache, ops
+from pytest_deepspeed.processes import channel, containment, op_cache, ops, progress
 
 #: Called with the path of the finished library and an empty text, or the other way round.
 Done = Callable[[str, str], None]
@@ -32,6 +32,7 @@ class _Build:
         self.pidfd = os.pidfd_open(process.pid)
         self.started = time.monotonic()
         self.waiting: list[Done] = []
+        self.telling: progress.Telling | None = None
 
 
 class Builds:
@@ -41,14 +42,20 @@ class Builds:
         device: ``"cpu"`` or ``"cuda"``; the key of the cache.
         selector: the agent's.
         send: writes a frame to the controller, which shows the progress.
+        folder: where they tell `progress` too; empty where nobody looks.
     """
 
     def __init__(
-        self, device: str, selector: selectors.BaseSelector, send: Callable[[channel.Frame], None]
+        self,
+        device: str,
+        selector: selectors.BaseSelector,
+        send: Callable[[channel.Frame], None],
+        folder: str,
     ) -> None:
         self._device = device
         self._selector = selector
         self._send = send
+        self._folder = folder
         self._running: dict[str, _Build] = {}
         self._failed: dict[str, str] = {}
         self._loaded: set[str] = set()
@@ -101,6 +108,10 @@ class Builds:
         )
         build = self._running[name] = _Build(name, process, log)
         self._selector.register(build.pidfd, selectors.EVENT_READ, lambda: self._end(build))
+        if self._folder:
+            file = Path(self._folder, f"{os.getpid()}-{name}")
+            build.telling = progress.Telling(file, name)
+            build.telling.say(doing=progress.COMPILING)
         self._tell(f"building DeepSpeed's op {name}, once for this machine")
 
     def _end(self, build: _Build) -> None:
@@ -111,6 +122,8 @@ class Builds:
         build.log.seek(0)
         text = build.log.read().decode(errors="replace").strip()
         build.log.close()
+        if build.telling:
+            build.telling.end()
         path = op_cache.built(build.name, self._device)
         seconds = time.monotonic() - build.started
         if status == 0 and path is not None:
@@ -133,6 +146,8 @@ class Builds:
             self._selector.unregister(build.pidfd)
             os.close(build.pidfd)
             build.log.close()
+            if build.telling:
+                build.telling.end()
         self._running.clear()
 
 

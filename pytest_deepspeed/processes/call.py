@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_deepspeed.processes import channel
+from pytest_deepspeed.processes import channel, devices
 
 
 def reference(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -70,11 +70,11 @@ def _known() -> dict[str, Any]:
     import torch
 
     local_rank = int(os.environ["LOCAL_RANK"])
-    cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "rank": int(os.environ["RANK"]),
         "local_rank": local_rank,
         "node_rank": int(os.environ["GROUP_RANK"]),
         "world_size": int(os.environ["WORLD_SIZE"]),
-        "device": torch.device("cuda", local_rank) if cuda else torch.device("cpu"),
+        "device": devices.of_rank(os.environ.get("DS_ACCELERATOR") or usual, local_rank),
     }

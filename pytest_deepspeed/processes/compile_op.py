@@ -25,6 +25,8 @@ from pytest_deepspeed.processes.containment import adopt_orphans, die_with_paren
 from pytest_deepspeed.processes.op_cache import OpBuildError, built
 from pytest_deepspeed.processes.ops import command, load_built
 
+#: Ops with CUDA sources, where ranks compute on CUDA; others are C++ there too.
+_IN_CUDA = ("fused_", "quantizer")
 _USES_LIBAIO = ("async_io", "gds")
 
 
@@ -38,7 +40,7 @@ def run_and_exit(name: str, env: Mapping[str, str], log: Path, supervisor: int) 
         with log.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        _check_tools(name)
+        _check_tools(name, env["DS_ACCELERATOR"])
         _compile(name, env["DS_ACCELERATOR"], log, out, err)
         code = 0
     except OpBuildError as error:
@@ -68,8 +70,8 @@ def _live_in_own_group(supervisor: int, baton: Path) -> None:
     adopt_orphans()
 
 
-def _check_tools(name: str) -> None:
-    """The three things a build needs that no Python package brings; torch's errors are long."""
+def _check_tools(name: str, accelerator: str) -> None:
+    """What a build needs that no Python package brings; torch's errors are long."""
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
         raise OpBuildError(
@@ -87,6 +89,18 @@ def _check_tools(name: str) -> None:
             f"DeepSpeed op {name} cannot be built: ninja is not on PATH; "
             f"type: {sys.executable} -m pip install ninja"
         )
+    if accelerator == "cuda" and name.startswith(_IN_CUDA) and not _has_nvcc():
+        raise OpBuildError(
+            f"DeepSpeed op {name} cannot be built: there is no CUDA compiler, nvcc is neither in "
+            f"$CUDA_HOME/bin nor on PATH; type: module load cuda (or install the CUDA toolkit of "
+            f"torch's version and set CUDA_HOME). An Adam of the config can do without: "
+            f'"torch_adam": true in optimizer.params'
+        )
+
+
+def _has_nvcc() -> bool:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    return Path(home, "bin", "nvcc").exists() or shutil.which("nvcc") is not None
 
 
 def _compile(name: str, accelerator: str, log: Path, out: int, err: int) -> None:

@@ -94,12 +94,26 @@ def state_of(pid: int) -> str:
 
 def cpu_ticks(pid: int) -> int:
     """CPU time of a process and its threads, in clock ticks of 10 ms; 0 if it is gone."""
+    fields = _stat(pid)
+    return int(fields[11]) + int(fields[12]) if fields else 0
+
+
+def started_at(pid: int) -> int:
+    """When a process was started, in clock ticks since the machine was; 0 if it is gone.
+
+    With its id it is the name of a process for good: ids are given again.
+    """
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields 3 and on of proc(5)'s ``stat``."""
     try:
         # After the name, which may hold anything but ends with the last bracket.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
+        return []
 
 
 def kill(pid: int) -> None:
@@ -120,8 +134,14 @@ def kill_marked(mark: str) -> None:
                 kill(int(pid))
 
 
-def kill_strays(keep: set[int]) -> list[tuple[int, str]]:
+def kill_strays(
+    keep: set[int], look: Callable[[list[int]], None] = lambda _: None
+) -> list[tuple[int, str]]:
     """Kills and reaps every descendant of this process that is not in ``keep``.
+
+    Args:
+        keep: children to leave alone.
+        look: called with those that still run, before the first is killed.
 
     Returns:
         ``(pid, command)`` of those that were still running. A zombie is only reaped.
@@ -130,6 +150,8 @@ def kill_strays(keep: set[int]) -> list[tuple[int, str]]:
     settled = time.monotonic() + _SETTLE
     while time.monotonic() < settled and any(map(_lives, set(children()) - keep)):
         time.sleep(0.005)
+    if found := [pid for pid in children() if pid not in keep]:
+        look([p for pid in found for p in [*descendants(pid), pid] if _lives(p)])
     deadline = time.monotonic() + 2.0
     while time.monotonic() < deadline:
         strays = [pid for pid in children() if pid not in keep]

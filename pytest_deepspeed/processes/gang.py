@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from pytest_deepspeed.processes import channel, containment, spawn, stacks
+from pytest_deepspeed.processes import channel, containment, gpu_contexts, spawn, stacks
 from pytest_deepspeed.processes.builds import Builds
 from pytest_deepspeed.processes.member import Member, Surroundings, Task, why_not_fork
 from pytest_deepspeed.values.world import GRACE, LONGEST_GRACE
@@ -57,6 +57,7 @@ class Gang:
         self._send = send
         self._builds = builds
         self._members: list[Member] = []
+        self.used_deepspeed = False  # whether a rank has imported it
         self._shm: dict[str, int] = {}
         self._keep: set[int] = set()
         self._phase = "start-up"
@@ -130,6 +131,7 @@ class Gang:
                     self.hear_of("ready")
         elif kind == "finished":
             member.finished = True
+            self.used_deepspeed |= frame.get("deepspeed", False)
         elif kind == "report" and _ends_the_test(frame):
             self._shorten()
 
@@ -297,11 +299,25 @@ class Gang:
 
     def _opened(self, segment: str) -> bool:
         port = str(self._task.address[1])  # in the names of DeepSpeed's own segments
+        # NCCL's have no name of anybody. What a process of another world uses is left alone.
+        if self._world.device == "cuda" and segment.startswith("nccl-"):
+            return True
         return f"_{port}" in segment or any(m.opened(segment) for m in self._members)
 
     def _contain(self) -> None:
-        for pid, command in containment.kill_strays(self._keep | self._builds.pids):
-            self._leaks.append(f"a process was left running and was killed: {command} (pid {pid})")
+        held: dict[int, str] = {}
+
+        def look(pids: list[int]) -> None:
+            held.update(gpu_contexts.held(pids))
+
+        for pid, command in containment.kill_strays(self._keep | self._builds.pids, look):
+            with_it = f", with {held[pid]}" if pid in held else ""
+            self._leaks.append(
+                f"a process was left running and was killed: {command} (pid {pid}){with_it}"
+            )
+        if self._world.device == "cuda":
+            killed = [member.pid for member in self._members if member.killed]
+            self._leaks += gpu_contexts.still_held(killed)
         for name, size in containment.unlink_left_shared_memory(self._shm, self._opened):
             self._leaks.append(
                 f"a shared-memory segment was left and was unlinked: /dev/shm/{name} ({size} bytes)"

@@ -10,6 +10,9 @@ import pytest
 
 from pytest_deepspeed.processes import channel
 
+#: Of an item on a rank: the distributed fixture that runs in its place, or empty.
+FIXTURE = pytest.StashKey[str]()
+
 
 class CallItem(pytest.Item):
     """A function that `ds_run` runs on ranks, as an item, so that it is reported like one."""

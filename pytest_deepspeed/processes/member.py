@@ -7,13 +7,12 @@ import dataclasses
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_deepspeed.processes import channel, collectives, containment, spawn
+from pytest_deepspeed.processes import channel, collectives, containment, gpu, spawn
 from pytest_deepspeed.processes.output import Output
 from pytest_deepspeed.processes.rank import RankJob, become_rank
 from pytest_deepspeed.values.outcome import UNKNOWN_SIGKILL
@@ -118,6 +117,9 @@ class Member:
             agent=os.getpid(),
             threads=around.threads,
             coverage=around.coverage,
+            progress=task.order["progress"],
+            fixture=task.order["fixture"],
+            gpus=task.order["gpus"],
         )
         if fork:
             peers_fds = (fd for p in peers for fd in p.fds)
@@ -213,7 +215,4 @@ def why_not_fork() -> str:
         known = ", ".join(names) or "started by native code"
         what = "a thread" if count == 2 else f"{count - 1} threads"
         return f"importing a conftest or test module has started {what} ({known})"
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return "importing a conftest or test module has initialised CUDA"
-    return ""
+    return gpu.touched()

@@ -27,10 +27,14 @@ from pytest_deepspeed.processes import (
     collectives,
     containment,
     coverage,
+    devices,
+    gpu,
+    progress,
     rendezvous,
     seeds,
     tmp,
 )
+from pytest_deepspeed.processes.items import FIXTURE
 from pytest_deepspeed.values import role
 from pytest_deepspeed.values.world import Place, World, torchrun_environment
 
@@ -58,6 +62,9 @@ class RankJob:
         agent: process id of the agent.
         threads: OpenMP threads of the rank.
         coverage: how to measure coverage, or ``None``.
+        progress: arguments of `progress.tell_in` for rank 0, or ``None``.
+        fixture: name of a distributed fixture that runs in the item's place, or empty.
+        gpus: those that its world has leased; all of the agent's if empty.
     """
 
     rank: int
@@ -78,6 +85,9 @@ class RankJob:
     agent: int
     threads: int
     coverage: dict[str, Any] | None
+    progress: dict[str, str] | None
+    fixture: str
+    gpus: list[str]
 
     @property
     def local_rank(self) -> int:
@@ -87,7 +97,7 @@ class RankJob:
 
 def become_rank(job: RankJob, item: pytest.Item) -> NoReturn:
     """Runs an item as the job says, in this process, fresh for it, and ends the process."""
-    status = 1
+    status, began = 1, time.monotonic()
     try:
         _detach(job)
         send = _Sender(job.events)
@@ -96,13 +106,13 @@ def become_rank(job: RankJob, item: pytest.Item) -> NoReturn:
             with coverage.measured(job.coverage):
                 _prepare(job)
                 _join(job)
-                send(type="ready", at=time.monotonic())
+                send(type="ready", at=time.monotonic(), began=began)
                 _run(job, item, send, reporter)
-            send(type="finished", at=time.monotonic())
+            send(**_finished())
             status = 0
         except BaseException as error:  # noqa: BLE001 (pytest.exit and KeyboardInterrupt too)
             send(**_failed_outside(item, reporter.when, error))
-            send(type="finished", at=time.monotonic())
+            send(**_finished())
             status = 0
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
@@ -112,6 +122,14 @@ def become_rank(job: RankJob, item: pytest.Item) -> NoReturn:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status)
+
+
+def _finished() -> dict[str, Any]:
+    return {
+        "type": "finished",
+        "at": time.monotonic(),
+        "deepspeed": "deepspeed" in sys.modules,
+    }
 
 
 def _end_daemons() -> None:
@@ -156,6 +174,8 @@ def _prepare(job: RankJob) -> None:
     if job.interface:
         # gloo would take the one that this machine's name resolves to: on Debian, the loopback.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", job.interface)
+    if job.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     # DeepSpeed's CPU accelerator asks `numactl` for its device count where this is not set.
     os.environ["LOCAL_SIZE"] = str(job.place.local_world_size)
@@ -166,10 +186,12 @@ def _prepare(job: RankJob) -> None:
     if torch is not None:
         torch.set_num_threads(job.threads)
         if world.device == "cuda":
-            torch.cuda.set_device(job.local_rank)
+            gpu.take(job.local_rank, job.place.local_world_size)
     collectives.record_to(collectives.Page(job.page))
     containment.record_shared_memory(job.segments)
     builds.connect(job.events, job.replies)
+    if job.rank == 0 and job.progress:
+        progress.tell_in(**job.progress)
     sys.breakpointhook = _no_terminal
 
 
@@ -188,11 +210,7 @@ def _join(job: RankJob) -> None:
     _keep.append(store)
     if not world.init_process_group:
         return
-    device = None
-    if world.device == "cuda":
-        import torch
-
-        device = torch.device("cuda", job.local_rank)
+    device = devices.of_rank(world.device, job.local_rank)
     rendezvous.form_process_group(
         store, world.backend, job.rank, world.world_size, patience, device
     )
@@ -210,6 +228,7 @@ class _Reporter:
         self._send = send
         self._at = 0.0
         self.when = ""  # the phase that the item is in, empty before it has begun
+        self.failed = False
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
@@ -232,6 +251,7 @@ class _Reporter:
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed |= report.outcome == "failed" or hasattr(report, "wasxfail")
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         self._send(
             type="report", when=report.when, outcome=report.outcome, at=self._at, report=data
@@ -261,9 +281,15 @@ def _run(job: RankJob, item: pytest.Item, send: _Sender, reporter: _Reporter) ->
     if terminal is not None:
         manager.unregister(terminal)
     manager.register(reporter, "pytest_deepspeed_rank")
+    on_gpu = job.world.device == "cuda"
+    if on_gpu:
+        manager.register(gpu.Synchronised(), "pytest_deepspeed_synchronised")
     tmp.share(config._tmp_path_factory, Path(job.basetemp))  # type: ignore[attr-defined]
     gc.enable()
+    item.stash[FIXTURE] = job.fixture
     config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+    if on_gpu and not reporter.failed:
+        gpu.leave()
     value = getattr(item, "returned", None)
     if value is not None:
         send(type="value", value=value)

@@ -138,5 +138,6 @@ def form_process_group(
         rank=rank,
         world_size=world_size,
         timeout=datetime.timedelta(seconds=timeout),
-        device_id=device if backend == "nccl" else None,
+        # Alone a rank has no peer, and to split a group off a bound one fails (DeepSpeed #8248).
+        device_id=device if backend == "nccl" and world_size > 1 else None,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_deepspeed.processes import builds, channel, collectives, ops, preload
+from pytest_deepspeed.processes import builds, channel, collectives, gpu, ops, preload
 
 #: Plugins that act in the controller on the whole test and must not act a second time in a rank,
 #: with the marker that each registers: a test that carries it must still pass ``--strict-markers``.
@@ -18,9 +18,18 @@ def prepare(start: channel.Frame) -> pytest.Config:
     """Imports what ranks need, and a config that has not collected yet; also for a spawned rank."""
     preload.prepare_environment(start["device"])
     preload.preload()
+    preload.after_deepspeed(_settle_ops)
+    if start["engines"] or start["device"] == "cuda":
+        preload.preload_engines()
+    if start["device"] == "cuda":
+        gpu.watch()
     collectives.install()
-    ops.install_hook(builds.obtain)
     return _configure(start)
+
+
+def _settle_ops() -> None:
+    preload.settle_compatible_ops()
+    ops.install_hook(builds.obtain)
 
 
 def _configure(start: channel.Frame) -> pytest.Config:

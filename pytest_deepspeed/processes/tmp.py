@@ -33,4 +33,5 @@ def share(factory: Any, basetemp: Path) -> None:
 
     factory._basetemp = basetemp.resolve()
     factory._retention_policy = "all"
+    factory.ds_session = basetemp.resolve().parent
     factory.mktemp = mktemp

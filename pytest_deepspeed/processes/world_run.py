@@ -27,12 +27,18 @@ class Order:
         nodeid: a collected item.
         basetemp: temporary directory that all ranks share.
         call: a function in the item's place, or ``None``.
+        progress: arguments of `progress.tell_in` for rank 0; ``None`` where nobody looks.
+        fixture: name of a distributed fixture that runs in the item's place, or empty.
+        gpus: what ``CUDA_VISIBLE_DEVICES`` is for its ranks; as it is for this process if empty.
     """
 
     nodeid: str
     world: World
     basetemp: Path
     call: dict[str, Any] | None
+    progress: dict[str, str] | None = None
+    fixture: str = ""
+    gpus: Sequence[str] = ()
 
 
 class WorldRun:
@@ -90,6 +96,9 @@ class WorldRun:
                 "basetemp": str(self._order.basetemp),
                 "run_id": self._run_id,
                 "call": self._order.call,
+                "progress": self._order.progress,
+                "fixture": self._order.fixture,
+                "gpus": list(self._order.gpus),
             },
         )
 
@@ -154,6 +163,7 @@ class WorldRun:
         match frame["event"]:
             case "ready":
                 rank.ready_at = at
+                rank.began_at = frame["began"] - client.ahead
             case "report":
                 rank.phases.append(Phase(frame["when"], frame["outcome"], at, frame["report"]))
             case "warning":
@@ -199,12 +209,12 @@ class WorldRun:
         """
         if self.alone:
             raise AgentError(why)
-        if client not in self._pending:
+        # First, since of those that are told of it one may be lost as well, and tell this one.
+        if self._pending.pop(client, None) is None:
             return
         for number in self._places[client].ranks:
             rank = self.result.ranks[number]
-            if rank.exited_at is None:
-                rank.lost, rank.exited_at = why, client.lost_at
+            rank.lost, rank.exited_at = why, client.lost_at
         self._tell_others(client, {"type": "news", "news": "decided", "run_id": self._run_id})
         self._is_over(client)
 

@@ -79,17 +79,34 @@ def ranks_agree(what: str, values: Sequence[object]) -> str | None:
     return None
 
 
-def optimizer_stepped(optimizer_steps: int, skipped_steps: int, steps: int) -> str | None:
+def optimizer_stepped(
+    optimizer_steps: int, skipped_steps: int, steps: int, *, scaled: bool = False
+) -> str | None:
     """The optimizer took every step, by its own count.
+
+    A dynamic loss scale starts too high on purpose, and each step that overflows is skipped and
+    lowers it. So with one up to half of the steps may be skipped.
 
     Args:
         optimizer_steps: read off the optimizer's state.
         skipped_steps: those that DeepSpeed gave up for an overflow.
         steps: those that were asked for.
+        scaled: whether the loss has a dynamic scale, as in fp16 by default.
     """
-    if skipped_steps:
+    if skipped_steps and not scaled:
         return f"DeepSpeed skipped {skipped_steps} of {steps} steps for a gradient overflow"
-    if optimizer_steps != steps:
+    if skipped_steps > steps // 2:
+        return (
+            f"DeepSpeed skipped {skipped_steps} of {steps} steps for a gradient overflow: half of"
+            " them may be, until the loss scale fits. Lower fp16.initial_scale_power, or take more"
+            " steps"
+        )
+    if scaled and optimizer_steps != steps - skipped_steps:
+        return (
+            f"the optimizer has stepped {optimizer_steps} times in {steps} steps, of which"
+            f" {skipped_steps} were skipped"
+        )
+    if not scaled and optimizer_steps != steps:
         return f"the optimizer has stepped {optimizer_steps} times in {steps} steps"
     return None
 

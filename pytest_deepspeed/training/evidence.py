@@ -39,6 +39,7 @@ class Evidence:
         skipped_steps: those that DeepSpeed gave up.
         train_batch_size: samples of all ranks in one step.
         samples_per_second: of all ranks.
+        step_time: seconds of each step on rank 0, data included.
         data: what was trained on.
         traits: of the trap model.
         groups: of each parameter group, the values that take the place of the config's.
@@ -66,3 +67,4 @@ class Evidence:
     memory: MemoryEvidence
     left: tuple[SwapFile, ...]
     effective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    step_time: tuple[float, ...] = ()

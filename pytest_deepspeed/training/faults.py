@@ -237,7 +237,7 @@ FAULTS = (
     Fault(
         id="stale-gradient",
         what="a parameter without a gradient in a step is updated with its previous gradient again",
-        versions=">=0.19.8",
+        versions=">=0.19.3",
         source="runtime/zero/stage3.py:2022, runtime/zero/stage_1_and_2.py (CPU offload)",
         meets=_keeps_gradient,
         trait="alternating",
@@ -298,7 +298,7 @@ FAULTS = (
     Fault(
         id="tag-ignored",
         what="load_checkpoint(tag=..., load_optimizer_states=False) loads the weights of `latest`",
-        versions=">=0.19.8",
+        versions=">=0.19.3",
         source="https://github.com/deepspeedai/DeepSpeed/issues/8499 (runtime/engine.py:4614)",
         meets=_loads_older_tag,
         trait=None,
@@ -321,7 +321,7 @@ FAULTS = (
     Fault(
         id="frozen-not-consolidated",
         what="zero_to_fp32 leaves frozen parameters out of the consolidated file",
-        versions=">=0.19.8",
+        versions=">=0.19.3",
         source="https://github.com/deepspeedai/DeepSpeed/issues/5439 (runtime/engine.py:5383)",
         meets=_is_zero1,
         trait="frozen",
@@ -344,7 +344,7 @@ FAULTS = (
     Fault(
         id="universal-without-frozen",
         what="a universal checkpoint brings no frozen parameter back",
-        versions=">=0.19.8",
+        versions=">=0.19.3",
         source="runtime/engine.py:4660 (skips the module's state where load_universal is set)",
         meets=_reshards,
         trait="frozen",
@@ -355,7 +355,7 @@ FAULTS = (
     Fault(
         id="universal-without-buffers",
         what="a universal checkpoint brings no buffer back",
-        versions=">=0.19.8",
+        versions=">=0.19.3",
         source="runtime/engine.py:4660 (skips the module's state where load_universal is set)",
         meets=_reshards,
         trait="buffer",
@@ -380,7 +380,7 @@ FAULTS = (
     Fault(
         id="universal-mixes-groups",
         what="a universal checkpoint gives every parameter group the settings of the first",
-        versions=">=0.19.8",
+        versions=">=0.19.3",
         source="runtime/zero/stage3.py (load of a universal checkpoint)",
         meets=_reshards_zero3,
         trait="groups",

@@ -38,11 +38,16 @@ def findings(
         case "parity":
             return [f for twin in evidence.parity for f in parity.check(twin, tolerances or {})]
         case "engagement":
+            config, groups = dict(evidence.trial.ds_config), evidence.groups
+            if evidence.trial.lightning:
+                # The module brings its optimizer, and a schedule that the check of parity follows.
+                config.pop("optimizer", None)
+                groups = tuple({k: v for k, v in g.items() if k != "lr"} for g in groups)
             return engagement.check(
-                evidence.trial.ds_config,
+                config,
                 [rank.engagement for rank in evidence.ranks],
                 steps=evidence.trial.steps + 1,
-                groups=evidence.groups,
+                groups=groups,
             )
         case "memory":
             return memory.check(evidence.memory, limits)

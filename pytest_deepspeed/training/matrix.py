@@ -26,19 +26,24 @@ MIN_SWAPPABLE_BYTES = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """One cell of the matrix; it need not be one that DeepSpeed has."""
+    """One cell of the matrix; it need not be one that DeepSpeed has.
+
+    `pinned` is whether what goes to CPU memory is page-locked there, which a GPU's copies need.
+    """
 
     stage: int
     offload_optimizer: Device = "none"
     offload_param: Device = "none"
     dtype: DType = "fp32"
     gradient_accumulation_steps: int = 1
+    pinned: bool = False
 
     @property
     def id(self) -> str:
         """Stable from release to release: ``zero3-optimizer_nvme-param_cpu-bf16-gas2``."""
         accumulation = self.gradient_accumulation_steps
-        return case_id(_blocks(self)) + (f"-gas{accumulation}" if accumulation > 1 else "")
+        more = f"-gas{accumulation}" * (accumulation > 1) + "-pinned" * self.pinned
+        return case_id(_blocks(self)) + more
 
     @property
     def swaps(self) -> bool:
@@ -70,13 +75,26 @@ def _every() -> tuple[Mode, ...]:
     devices: tuple[Device, ...] = ("none", "cpu", "nvme")
     dtypes: tuple[DType, ...] = ("fp32", "bf16", "fp16")
     cells = product(range(4), devices, devices, dtypes, (1, 2))
-    return tuple(mode for cell in cells if exists(mode := Mode(*cell)) is None)
+    every = [mode for cell in cells if exists(mode := Mode(*cell)) is None]
+    pinned = [
+        dataclasses.replace(mode, pinned=True)
+        for mode in every
+        if (mode.dtype, mode.gradient_accumulation_steps) == ("bf16", 1)
+        and "cpu" in (mode.offload_optimizer, mode.offload_param)
+        and not mode.swaps
+    ]
+    return (*every, *pinned)
 
 
 def unrunnable(mode: Mode, machine: Machine) -> str | None:
     """Why this machine cannot run a mode, and how to get it; ``None`` where it can."""
     if mode.dtype == "fp16" and machine.device == "cpu":
         return "a CPU does not train in fp16: run it on a machine with a GPU, or use bf16"
+    if mode.pinned and machine.device == "cpu":
+        return (
+            "memory is page-locked for the copies of a GPU: run it on a machine with a GPU, or"
+            " without pin_memory"
+        )
     if mode.dtype == "fp32" and mode.offload_param == "nvme" and machine.device == "cpu":
         return (
             "without fp16 arithmetic DeepSpeed swaps parameters as bf16 whatever they are, and fp32"
@@ -179,10 +197,13 @@ def _blocks(mode: Mode) -> dict[str, Any]:
     for what in ("optimizer", "param"):
         device = getattr(mode, f"offload_{what}")
         if device != "none":
-            zero[f"offload_{what}"] = {"device": device, "pin_memory": False}
+            zero[f"offload_{what}"] = {"device": device, "pin_memory": mode.pinned}
     blocks: dict[str, Any] = {"zero_optimization": zero}
     if mode.dtype != "fp32":
         blocks[mode.dtype] = {"enabled": True}
+    if mode.dtype == "fp16":
+        # DeepSpeed's own start, 2**16, makes the first steps overflow: they would all be skipped.
+        blocks["fp16"]["initial_scale_power"] = 12
     return blocks
 
 

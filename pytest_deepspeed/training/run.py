@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_deepspeed.processes import progress
 from pytest_deepspeed.training import checks
 from pytest_deepspeed.training.quiet import quietly
 from pytest_deepspeed.values import modes
@@ -41,7 +42,10 @@ class Run:
             checks.ranks_agree("the loss of the same images after training", self.common_loss),
             checks.ranks_agree("the gradient norm", self.grad_norms),
             checks.optimizer_stepped(
-                record.optimizer_steps, record.skipped_steps, len(record.loss)
+                record.optimizer_steps,
+                record.skipped_steps,
+                len(record.loss),
+                scaled=modes.scales_loss(self.ds_config),
             ),
         )
         return [finding for finding in found if finding]
@@ -73,10 +77,11 @@ def train(ds_config: Mapping[str, Any], *, data: str, steps: int, seed: int, wid
     from reference_training.workload import Images
 
     images = Images(dataset(data, seed), width=width, seed=seed)
+    progress.phase("training", ds_config, steps)
     with quietly():
         engine = build_engine(images, ds_config, seed=seed)
         try:
-            record = run_steps(engine, images, steps=steps)
+            record = run_steps(engine, images, steps=steps, on_step=progress.stepped)
             common = _common_loss(engine, images)
         finally:
             engine.destroy()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_deepspeed.training import effective, nvme
+from pytest_deepspeed.processes import progress
+from pytest_deepspeed.training import accelerator, effective, nvme
 from pytest_deepspeed.training.engagement.evidence import RankEngagement, SwapFile
 from pytest_deepspeed.training.evidence import Evidence, RankEvidence
 from pytest_deepspeed.training.memory.evidence import Layout, MemoryEvidence, RankMemory
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
     from reference_training.workload import Workload
 
 
-def run(trial: Trial) -> str | None:
+def run(trial: Trial, keep: str = "", phase: str = "training") -> str | None:
     """Runs a trial on this rank; every rank of the world calls it alike.
+
+    Args:
+        trial: what is trained.
+        keep: a file that rank 0 writes the `History` to, for `pair.histories`; empty for none.
+        phase: what the live line calls it.
 
     Returns:
         the `Evidence` as JSON on rank 0, ``None`` on the others.
@@ -35,37 +41,26 @@ def run(trial: Trial) -> str | None:
     import torch.distributed as dist
 
     from pytest_deepspeed.training.memory import observe
-    from pytest_deepspeed.training.workload.verify import verify
-    from reference_training.train import build_engine, run_steps
 
-    workload = trial.workload()
-    verify(workload, trial.ds_config)
+    accelerator.be_exact()
+    progress.phase(phase, trial.ds_config, trial.steps)
     meter = observe.start()
     with quietly():
-        engine = build_engine(workload, trial.ds_config, seed=trial.seed)
-        made = effective.effective(engine)
-        watch = _Watch(engine)
-        try:
-            record = run_steps(
-                engine,
-                workload,
-                steps=trial.steps,
-                before_update=watch.before_update,
-                on_step=watch.after_step,
-            )
-            history = watch.history(record)
-            meter.ignore(_tensors(history))
-            engagement, memory = _measured_step(engine, workload, trial.steps, meter)
-        finally:
-            engine.destroy()
-    parity, uncovered = _beside_twin(trial, workload, history)
-    ranks = _gather(RankEvidence(record.grad_norm, tuple(watch.digests), engagement))
-    memories: list[RankMemory] = _gather(memory)
+        trained = _lightning(trial, meter) if trial.lightning else _own_loop(trial, meter)
+    workload, record = trained.workload, trained.record
+    progress.phase("comparing", trial.ds_config)
+    parity, uncovered = _beside_twin(trial, workload, trained.history)
+    ranks = _gather(RankEvidence(record.grad_norm, trained.digests, trained.engagement))
+    memories: list[RankMemory] = _gather(trained.memory)
     # Of all nodes, each with a disk of its own.
     here = _left(trial.ds_config) if os.environ.get("LOCAL_RANK", "0") == "0" else ()
     left = dict.fromkeys(file for files in _gather(here) for file in files)
     if dist.get_rank() != 0:
         return None
+    if keep:
+        from pytest_deepspeed.training.pair import histories
+
+        histories.write(trained.history, keep)
     groups, layout = _model(trial, workload)
     return plain.dump(
         Evidence(
@@ -83,9 +78,64 @@ def run(trial: Trial) -> str | None:
             uncovered=uncovered,
             memory=MemoryEvidence(layout, tuple(memories)),
             left=tuple(left),
-            effective=made,
+            effective=trained.effective,
+            step_time=record.step_time,
         )
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What one rank saw of a training.
+
+    Attributes:
+        workload: what was trained, for its twin.
+        record: of the steps that are compared.
+        history: of the same.
+        digests: after each of them, of each weight that the rank holds in full.
+        engagement, memory: of one step more.
+        effective: what DeepSpeed made of the config.
+    """
+
+    workload: Any
+    record: Record
+    history: History
+    digests: tuple[dict[str, int] | None, ...]
+    engagement: RankEngagement
+    memory: RankMemory
+    effective: dict[str, Any]
+
+
+def _own_loop(trial: Trial, meter: Meter) -> Trained:
+    from pytest_deepspeed.training.workload.verify import verify
+    from reference_training.train import build_engine, run_steps
+
+    workload = trial.workload()
+    verify(workload, trial.ds_config)
+    engine = build_engine(workload, trial.ds_config, seed=trial.seed)
+    made = effective.effective(engine)
+    watch = Watch(engine)
+    try:
+        record = run_steps(
+            engine,
+            workload,
+            steps=trial.steps,
+            before_update=watch.before_update,
+            on_step=watch.after_step,
+        )
+        history = watch.history(record)
+        meter.ignore(tensors_of(history))
+        engagement, memory = _measured_step(engine, workload, trial.steps, meter)
+    finally:
+        engine.destroy()
+    digests = tuple(watch.digests)
+    return Trained(workload, record, history, digests, engagement, memory, made)
+
+
+def _lightning(trial: Trial, meter: Meter) -> Trained:
+    from pytest_deepspeed.training.lightning import watch
+
+    return watch.train(trial, meter)
 
 
 def _measured_step(
@@ -114,10 +164,14 @@ def _left(ds_config: Mapping[str, Any]) -> tuple[SwapFile, ...]:
 
 def _model(trial: Trial, workload: Workload) -> tuple[tuple[dict[str, float], ...], Layout]:
     """What the config says nothing of: the values of each parameter group, and all sizes."""
+    from pytest_deepspeed.training.lightning.replay import NoTwin
     from pytest_deepspeed.training.memory.layout import layout_of
 
     model = workload.model()
-    groups = workload.parameter_groups(model)
+    try:
+        groups = workload.parameter_groups(model)
+    except NoTwin:  # which `_beside_twin` has told
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
     values = tuple({k: v for k, v in group.items() if _is_setting(v)} for group in groups)
     return values, layout_of(model, groups, trial.ds_config, trial.world_size)
 
@@ -128,8 +182,12 @@ def _is_setting(value: Any) -> bool:
     return pair or isinstance(value, (int, float))
 
 
-class _Watch:
-    """Looks at an engine before and after each of its steps."""
+class Watch:
+    """Looks at an engine before and after each of its steps.
+
+    Args:
+        engine: after it is built.
+    """
 
     def __init__(self, engine: Any) -> None:
         self.digests: list[dict[str, int] | None] = []
@@ -144,9 +202,10 @@ class _Watch:
         groups = state.innermost_optimizer(self._engine).param_groups
         self._lr.append(tuple(float(group["lr"]) for group in groups))
 
-    def after_step(self, _number: int, _step: Any) -> None:
+    def after_step(self, number: int, step: Any) -> None:
         from pytest_deepspeed.training import state
 
+        progress.stepped(number, step)
         self._parameters.append(state.full_parameters(self._engine))
         self.digests.append(state.local_digest(self._engine))
 
@@ -165,7 +224,8 @@ class _Watch:
         )
 
 
-def _tensors(history: History) -> list[Tensor]:
+def tensors_of(history: History) -> list[Tensor]:
+    """What a history holds, which is none of the training's memory."""
     found = [tensor for weights in history.parameters for tensor in weights.values()]
     return found + [tensor for kinds in history.moments.values() for tensor in kinds.values()]
 
@@ -173,24 +233,32 @@ def _tensors(history: History) -> list[Tensor]:
 def _beside_twin(
     trial: Trial, workload: Workload, history: History
 ) -> tuple[tuple[ParityEvidence, ...], str]:
+    from pytest_deepspeed.training.lightning.replay import NoTwin
+    from pytest_deepspeed.training.twin.train import uncovered
+
+    reason = trial.uncovered or uncovered(trial.ds_config)
+    if reason:
+        return (), reason
+    try:
+        return tuple(_twins(trial, workload, history)), ""
+    except NoTwin as error:
+        return (), str(error)
+
+
+def _twins(trial: Trial, workload: Workload, history: History) -> Iterator[ParityEvidence]:
     from pytest_deepspeed.training.parity.compare import compare
     from pytest_deepspeed.training.twin.doubt import doubt
-    from pytest_deepspeed.training.twin.train import train, uncovered
-    from pytest_deepspeed.training.workload.adapter import Adapter
+    from pytest_deepspeed.training.twin.train import train
+    from reference_training.trap import Trap
 
-    reason = uncovered(trial.ds_config)
-    if reason is not None:
-        return (), reason
-    twins = []
     for dtype in dict.fromkeys((history.dtype, "fp32")):
         twin = train(workload, trial.ds_config, steps=trial.steps, dtype=dtype)
         beside = compare(history, twin)
-        if isinstance(workload, Adapter):
+        if not isinstance(workload, Trap):  # which the tolerances were measured on
             by = NUDGES[history.dtype]
             off = doubt(workload, trial.ds_config, twin, by=by)
             beside = dataclasses.replace(beside, doubt=off)
-        twins.append(beside)
-    return tuple(twins), ""
+        yield beside
 
 
 def _gather(value: Any) -> list[Any]:

@@ -38,10 +38,17 @@ class Trial:
         without: traits that the trap model shall not have.
         only: the traits that it shall have alone; ``None`` for all that are left.
         wide: rows of its wide layer; 0 for none, ``None`` for as many as swapping needs.
+        bucket: elements of its parameter that fills a bucket; ``None`` for the config's bucket.
         steps: optimizer steps that are compared. One more is measured.
         seed: of weights and samples.
         workload_from: a reference, as `training.workload.source` has them, to the user's own
             workload; empty for the trap model.
+        code: the directory that stands for the project's, when the workload's modules are
+            imported: of another commit; empty for the project's own.
+        lightning: a user's own Lightning code, as `training.lightning.target.Target` has it, which
+            brings all but the directory to swap to; empty for the checks' own loop.
+        data: of Lightning code, what stands in for a CIFAR10 that is not there.
+        uncovered: of Lightning code, why it can have no twin; empty where it can.
 
     Raises:
         ValueError: an unknown trait; or something of the trap model for another one.
@@ -52,9 +59,14 @@ class Trial:
     without: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     wide: int | None = None
+    bucket: int | None = None
     steps: int = STEPS
     seed: int = 0
     workload_from: str = ""
+    code: str = ""
+    lightning: str = ""
+    data: str = ""
+    uncovered: str = ""
 
     def __post_init__(self) -> None:
         if self.workload_from and (self.without or self.only is not None or self.wide is not None):
@@ -76,7 +88,7 @@ class Trial:
 
     def has(self, trait: str) -> bool:
         """Whether what is trained is the trap model and has a trait."""
-        if self.workload_from:
+        if self.workload_from or self.lightning:
             return False
         return trait in self.only if self.only is not None else trait not in self.without
 
@@ -91,15 +103,16 @@ class Trial:
         if self.workload_from:
             return self._own() or Trap(_safe(self.ds_config), self.seed)
         traits = [t for t in TRAITS if t not in self.without] if self.only is None else self.only
-        wide = _wide(self.ds_config, self.world_size) if self.wide is None else self.wide
-        return Trap(traits, self.seed, wide, bucket_elements=bucket_elements(self.ds_config))
+        wide = wide_of(self.ds_config, self.world_size) if self.wide is None else self.wide
+        bucket = bucket_elements(self.ds_config) if self.bucket is None else self.bucket
+        return Trap(traits, self.seed, wide, bucket_elements=bucket)
 
     def _own(self) -> Adapter | None:
         """The user's own; ``None`` where the hook has none for this config."""
         from pytest_deepspeed.training.workload import source
         from pytest_deepspeed.training.workload.adapter import Adapter
 
-        found = source.find(self.workload_from, self.ds_config)
+        found = source.find(self.workload_from, self.ds_config, self.code)
         return (
             None if found is None else Adapter(found, source.shown(self.workload_from), self.seed)
         )
@@ -113,7 +126,7 @@ def _safe(ds_config: Mapping[str, Any]) -> list[str]:
     return [trait for trait in TRAITS if trait not in met]
 
 
-def _wide(ds_config: Mapping[str, Any], world_size: int) -> int:
+def wide_of(ds_config: Mapping[str, Any], world_size: int) -> int:
     """Rows of the trap model's wide layer: none where nothing is swapped and ZeRO-3 partitions.
 
     Masters and states are in fp32, whatever the weights are in.

@@ -15,6 +15,10 @@ class LaunchError(Exception):
     """The nodes that were asked for cannot be had; the message is for the user."""
 
 
+class GpusLackingError(Exception):
+    """A world has more ranks than there are GPUs for; the message says how to run it."""
+
+
 class NodesLostError(AgentError):
     """A node was lost and cannot be had again: no further test can run over the nodes."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-Check = Literal["loss", "ranks", "parity", "engagement", "memory", "checkpoint", "reshard"]
+Check = Literal[
+    "loss", "ranks", "parity", "engagement", "memory", "checkpoint", "reshard", "against"
+]
 
-#: In the order in which they are shown.
+#: Of one config, in the order in which they are shown.
 CHECKS: tuple[Check, ...] = (
     "loss",
     "ranks",
@@ -19,8 +21,8 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-#: What can be checked of a config file; the first starts no process.
-ITEMS = ("schema", *CHECKS)
+#: What can be checked of a config file; the first starts no process, the last needs a base.
+ITEMS = ("schema", *CHECKS, "against")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,11 @@ def dtype_of(ds_config: Mapping[str, Any]) -> str:
     return "fp32"
 
 
+def scales_loss(ds_config: Mapping[str, Any]) -> bool:
+    """Whether fp16 scales the loss by a factor that DeepSpeed finds, at the price of steps."""
+    return dtype_of(ds_config) == "fp16" and not ds_config["fp16"].get("loss_scale")
+
+
 def mode_names(ds_config: Mapping[str, Any]) -> list[str]:
     """The mode markers of a config; none for an empty one."""
     if not ds_config:

@@ -83,6 +83,7 @@ class RankResult:
         node: the name of its node, empty where there is no other.
         lost: why it was lost with its node, or empty.
         pid: process id it had.
+        began_at: when its process began, or ``None`` where it did not get ready.
         ready_at: when it was in its process group, or ``None``.
         phases: its reports, in order.
         finished_at: when it said that nothing more is to come, or ``None``.
@@ -99,6 +100,7 @@ class RankResult:
     node: str = ""
     lost: str = ""
     pid: int = 0
+    began_at: float | None = None
     ready_at: float | None = None
     phases: list[Phase] = dataclasses.field(default_factory=list)
     finished_at: float | None = None
@@ -166,6 +168,8 @@ class WorldResult:
         hang: which budget ran out (``"start-up"`` or ``"body"``), or empty.
         hang_at: when it ran out.
         budget: its length in seconds.
+        queued: seconds that it waited for cores or GPUs.
+        waited: seconds that it then waited for agents to serve.
         started_at, ended_at: `time.monotonic` of fork and of the last exit.
         leaks: one sentence for each thing the test left behind.
         values: what a function returned on each rank, still pickled.
@@ -178,6 +182,8 @@ class WorldResult:
     hang: str = ""
     hang_at: float = 0.0
     budget: float = 0.0
+    queued: float = 0.0
+    waited: float = 0.0
     started_at: float = 0.0
     ended_at: float = 0.0
     leaks: list[str] = dataclasses.field(default_factory=list)

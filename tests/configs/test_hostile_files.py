@@ -40,6 +40,12 @@ def refusal_of(tmp_path, content):
 # --- what is no file
 
 
+@pytest.mark.parametrize("content", [r'{"\u-0e0": 1,}', r'{"a": "\u-0e0",}', r"{a: '\u-001'}"])
+def test_an_escape_below_0(tmp_path, content):
+    """Protects: an escape that hjson takes for a number below 0 is refused, and ends no session."""
+    assert "a string holds a backslash that means nothing" in refusal_of(tmp_path, content)
+
+
 def test_directory(tmp_path):
     """Protects: a directory with the name of a config is refused."""
     (tmp_path / "ds_config.json").mkdir()

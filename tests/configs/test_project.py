@@ -109,7 +109,7 @@ def test_selection_of_rules(tmp_path):
             (
                 "there is no key 'zzz'; there are select, ignore, checks, world_sizes,"
                 " target_world_sizes, nodes, device, huggingface, hidden_size,"
-                " training_arguments, steps, tolerances, limit_rank_memory"
+                " training_arguments, steps, arguments, tolerances, limit_rank_memory"
             ),
         ),
         (
@@ -123,7 +123,7 @@ def test_selection_of_rules(tmp_path):
             'checks = ["parody"]',
             (
                 "checks: a list of some of schema, loss, ranks, parity, engagement, memory,"
-                " checkpoint, reshard, got ['parody']"
+                " checkpoint, reshard, against, got ['parody']"
             ),
         ),
         (

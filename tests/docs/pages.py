@@ -1,6 +1,7 @@
 """What the docs show, taken apart: files, commands with their output, excerpts of output.
 
 - A ``python``, ``json``, ``toml`` or ``ini`` block that begins with ``# name`` is a file of it.
+- ``<!-- file name: path -->`` is a file too: one of the repository, under that name.
 - A ``console`` block has commands, ``$ command``, and the whole output of each. What follows the
   prompt ``(Pdb)`` is typed.
 - A ``text`` block is an excerpt: lines in a row from the output of one of the page's commands.
@@ -33,6 +34,7 @@ _BLOCK = re.compile(
 )
 
 _VOLATILE = (
+    (r" \(\d+:\d\d:\d\d\)", ""),  # a session of more than a minute
     (r"\d+(\.\d+)+", "N"),
     (r"\d+ ms\b", "N ms"),
     (r"[\d,]+ images/s", "N images/s"),
@@ -78,6 +80,12 @@ def blocks(page):
             + match["text"],
             reason=match["reason"] or "",
         )
+
+
+def copy_files(page, folder):
+    """Puts there what a page takes from the repository."""
+    for name, path in re.findall(r"^<!-- file (\S+): (\S+) -->$", page.read_text(), re.MULTILINE):
+        folder.joinpath(name).write_text((ROOT / path).read_text())
 
 
 def is_tutorial(page):

@@ -20,6 +20,7 @@ def test_page(page, tmp_path):
     """Protects: what a page tells to write and to type gives the output that it shows."""
     shown = [block for block in pages.blocks(page) if not block.reason]
     outputs = []
+    pages.copy_files(page, tmp_path)
     if not pages.is_tutorial(page):
         write(shown, tmp_path)
     for block in shown:
@@ -41,6 +42,8 @@ def test_page(page, tmp_path):
 
 #: Pages whose blocks are commands and output for readers, and are run by tests of their own.
 BY_OTHER_TESTS = {
+    "docs/ci-templates.md",
+    "docs/install.md",
     "docs/on-a-slurm-cluster.md",
     "docs/ops.md",
     "docs/performance.md",

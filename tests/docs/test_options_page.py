@@ -6,7 +6,15 @@ import re
 import pages
 import pytest
 
-from pytest_deepspeed import checking, config_items, errors, fixtures, markers, options
+from pytest_deepspeed import (
+    against_items,
+    checking,
+    config_items,
+    errors,
+    fixtures,
+    markers,
+    options,
+)
 from pytest_deepspeed.processes import op_cache
 from pytest_deepspeed.training import run
 from pytest_deepspeed.values import world
@@ -85,7 +93,7 @@ def test_properties():
     recorded = re.findall(r'\("(ds_\w+)", ', inspect.getsource(run.Run.properties))
     section = TEXT.partition("## JUnit properties")[2].partition("\n## ")[0]
 
-    told = inspect.getsource(checking) + inspect.getsource(config_items)
+    told = "".join(map(inspect.getsource, (checking, config_items, against_items)))
     checked = re.findall(r'\btell\("(ds_\w+)"|_tell\("(ds_\w+)"', told)
     checked = [name for pair in checked for name in pair if name]
     assert set(re.findall(r"`(ds_\w+)`", section)) == {*recorded, *checked}

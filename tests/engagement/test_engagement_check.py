@@ -471,6 +471,45 @@ def test_block_size_too_large_to_swap():
     )
 
 
+@pytest.mark.parametrize(
+    ("asked_for", "pinned", "message"),
+    [
+        (True, True, None),
+        (True, None, None),
+        (
+            True,
+            False,
+            (
+                "offload_optimizer.pin_memory is true, but what is offloaded is not page-locked:"
+                " copies between it and the GPU wait for the CPU. Look at the limit of locked"
+                " memory (ulimit -l) and at DeepSpeed's log."
+            ),
+        ),
+        (
+            False,
+            True,
+            (
+                "offload_optimizer.pin_memory is false, but what is offloaded is page-locked:"
+                " copies between it and the GPU take memory that cannot be swapped. Look at the"
+                " limit of locked memory (ulimit -l) and at DeepSpeed's log."
+            ),
+        ),
+    ],
+)
+def test_pinned_memory(asked_for, pinned, message):
+    """Protects: offloaded memory is page-locked as the config says, where there is a GPU."""
+    block = {"device": "cpu", "pin_memory": asked_for}
+    config = STAGE2 | {"zero_optimization": {"stage": 2, "offload_optimizer": block}}
+    ranks = [
+        sound(rank, offload_optimizer="cpu", optimizer="DeepSpeedCPUAdam", pinned=pinned)
+        for rank in range(2)
+    ]
+
+    found = [f.message for f in check(config, ranks, steps=STEPS)]
+
+    assert found == ([] if message is None else [message])
+
+
 def test_flat_partitions():
     """Protects: our arithmetic of stages 1 and 2: padded to two elements a rank, at the end."""
     assert expect.flat_partitions([9, 2], 2) == (6, (0, 1))

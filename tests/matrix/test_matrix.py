@@ -26,9 +26,16 @@ def test_modes_are_unique_and_in_order():
     """Protects: ids name one mode each, and the order in which they run does not change."""
     ids = [mode.id for mode in MODES]
 
-    assert len(set(ids)) == len(ids) == 84
+    assert len(set(ids)) == len(ids) == 89
     assert ids[:3] == ["zero0-fp32", "zero0-fp32-gas2", "zero0-bf16"]
-    assert ids[-1] == "zero3-optimizer_nvme-param_nvme-fp16-gas2"
+    assert ids[83] == "zero3-optimizer_nvme-param_nvme-fp16-gas2"
+    assert ids[84:] == [
+        "zero1-optimizer_cpu-bf16-pinned",
+        "zero2-optimizer_cpu-bf16-pinned",
+        "zero3-param_cpu-bf16-pinned",
+        "zero3-optimizer_cpu-bf16-pinned",
+        "zero3-optimizer_cpu-param_cpu-bf16-pinned",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +81,15 @@ def test_exists(mode, why):
             "a CPU does not train in fp16: run it on a machine with a GPU, or use bf16",
         ),
         (Mode(1, dtype="fp16"), GPU, None),
+        (
+            Mode(2, "cpu", dtype="bf16", pinned=True),
+            CPU,
+            (
+                "memory is page-locked for the copies of a GPU: run it on a machine with a GPU, or"
+                " without pin_memory"
+            ),
+        ),
+        (Mode(2, "cpu", dtype="bf16", pinned=True), GPU, None),
         (
             Mode(3, "none", "nvme"),
             CPU,

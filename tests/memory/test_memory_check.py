@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pytest_deepspeed.training.memory.arithmetic import expected
+from pytest_deepspeed.training.memory.arithmetic import expected, on_device
 from pytest_deepspeed.training.memory.check import check, table
 from pytest_deepspeed.training.memory.evidence import (
     CATEGORIES,
@@ -153,6 +153,60 @@ def evidence(of=BASE, **changes):
 
 
 NONE = Limits({}, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "bytes_"),
+    [
+        ({"stage": 2}, {"parameters": 1060, "masters": 504, "optimizer": 1008}),
+        (
+            {"stage": 2, "offload_optimizer": "cpu"},
+            {"parameters": 1060, "masters": 0, "optimizer": 0},
+        ),
+        (
+            {"stage": 3, "offload_param": "cpu"},
+            # of weights only those of 13, 7 and 3 elements, whole: 14 + 8 + 4
+            {"parameters": 104, "masters": 512, "optimizer": 1024},
+        ),
+        (
+            {"stage": 3, "offload_optimizer": "cpu", "partly_offloaded": True},
+            {"parameters": (135 + 26) * 4},
+        ),
+        ({"unknown": "zenflow"}, {}),
+    ],
+)
+def test_arithmetic_of_a_gpu(changes, bytes_):
+    """Protects: what is offloaded is no memory of the GPU; figures worked out by hand."""
+    assert on_device(layout(**changes)) == bytes_
+
+
+def on_gpu(of, **elsewhere):
+    """Two ranks that compute on a GPU, with each category there but those that are elsewhere."""
+    found = evidence(of)
+    held = {
+        name: Held(h.bytes, h.used, {elsewhere.get(name, "cuda"): h.bytes})
+        for name, h in found.ranks[0].held.items()
+    }
+    ranks = [dataclasses.replace(r, held=held, device=5000) for r in found.ranks]
+    return MemoryEvidence(of, tuple(ranks))
+
+
+def test_what_is_offloaded_is_looked_for_on_the_gpu():
+    """Protects: states that an offload leaves on the GPU are a finding, be their sum right."""
+    of = layout(stage=2, offload_optimizer="cpu")
+    right = on_gpu(of, masters="cpu", optimizer="cpu", gradients="cpu")
+
+    assert check(right, NONE) == []
+    assert table(right)[-4] == "held on the GPU            1,060           1,060               -"
+    assert [(f.name, f.message) for f in check(on_gpu(of, masters="cpu"), NONE)] == [
+        (
+            "optimizer_on_device",
+            (
+                "rank 0 holds 1,008 bytes of optimizer on its GPU, and the ZeRO arithmetic of stage"
+                " 2 on 2 ranks gives 0: look at offload_optimizer and offload_param"
+            ),
+        )
+    ]
 
 
 def test_equal_bytes_pass():

@@ -1,8 +1,10 @@
 """The socket over which an agent of another machine dials back: for who has the key alone."""
 
 import concurrent.futures
+import contextlib
 import os
 import socket
+import struct
 import time
 
 import pytest
@@ -84,6 +86,19 @@ def test_a_stranger(exchange, accepting, data):
     with call(exchange, data):
         assert accepting.result(30) is None
     assert time.monotonic() - began < 3 * dialing._PATIENCE
+
+
+def test_a_stranger_of_one_byte_at_a_time(exchange, accepting, monkeypatch):
+    """Protects: who always says a little, so that no read is late, is held to a limit for all."""
+    monkeypatch.setattr(dialing, "_PATIENCE", 1.0)
+    began = time.monotonic()
+    with call(exchange, struct.pack("!i", 256)) as stranger:  # a message of so many bytes
+        while not accepting.done() and time.monotonic() - began < 5:
+            with contextlib.suppress(OSError):
+                stranger.send(b"x")
+            time.sleep(0.1)
+        assert accepting.done()
+        assert accepting.result() is None
 
 
 def test_after_a_stranger(exchange):

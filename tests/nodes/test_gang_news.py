@@ -55,7 +55,7 @@ def parts(tmp_path):
 
 def ready(gang):
     """Its rank says that it has joined the process group."""
-    gang._hear(gang._members[0], {"type": "ready", "at": 0.0})
+    gang._hear(gang._members[0], {"type": "ready", "began": 0.0, "at": 0.0})
 
 
 def test_the_body_begins_when_all_nodes_are_ready(parts):

@@ -75,6 +75,33 @@ def test_ranks_of_all_nodes_are_one_world(told, size):
     assert {one["interface"] for one in told} == {None}
 
 
+@pytest.mark.over_nodes(
+    """
+    import os, time
+    from pathlib import Path
+    import pytest
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    @pytest.mark.world_size(2)
+    def test_a_late_rank(rank):
+        pid = Path("rank_0_of_a_late_rank")
+        if rank == 0:
+            pid.with_suffix(".new").write_text(str(os.getpid()))
+            pid.with_suffix(".new").rename(pid)
+            return
+        while not pid.exists() or Path("/proc", pid.read_text()).exists():
+            time.sleep(0.01)
+        for i in range(20):
+            time.sleep(0.1)
+            _get_default_store().set(f"{i}", f"{i}")
+            assert _get_default_store().get(f"{i}") == f"{i}".encode()
+    """
+)
+def test_the_store_outlives_the_ranks_of_its_node(over_nodes):
+    """Protects: the node that serves the store, and is done first, ends it when all nodes are."""
+    assert over_nodes.summary == ["PASSED test_a_late_rank.py::test_a_late_rank"]
+
+
 @pytest.mark.over_nodes(PLACES)
 def test_the_header_names_the_nodes(over_nodes):
     """Protects: nobody takes emulated nodes for real ones."""

@@ -1,9 +1,15 @@
 """What one does with pytest every day, on tests that run on ranks."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
+import inner
 import pytest
+from filelock import FileLock
 
 TESTS = """
     import os, sys
@@ -40,14 +46,27 @@ def daily(inner_session):
     return lambda *args: inner_session(TESTS, args=args)
 
 
+@pytest.fixture(scope="session")
+def all_of_them(tmp_path_factory):
+    """`TESTS` in one session without xdist, which some tests share, also across xdist's workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "all_of_them"
+    with FileLock(f"{folder}.lock"):
+        if folder.joinpath("status").exists():
+            return inner.Session(folder)
+        folder.mkdir(exist_ok=True)
+        args = ("-p", "no:xdist", "--durations=0", "-vv", "-rP")
+        return inner.run(folder, TESTS, args=args)
+
+
 def counts(session):
     """The last line, without the time."""
     return re.sub(r" in [\d.]+s.*", "", session.output.strip().splitlines()[-1]).strip("= ")
 
 
-def test_everything_at_once(daily):
+def test_everything_at_once(all_of_them):
     """Protects: counts, JUnit with properties, durations and warnings, each test reported once."""
-    session = daily("--durations=0", "-vv", "-rP")
+    session = all_of_them
     cases = {c.get("name"): c for c in ET.parse(session.folder / "junit.xml").iter("testcase")}
 
     assert counts(session) == "1 failed, 4 passed, 2 warnings"
@@ -77,11 +96,11 @@ def test_k_and_ids_select(daily):
     assert counts(daily("-k", "third and 2")) == "1 passed, 4 deselected, 1 warning"
 
 
-def test_lf_repeats_the_failed(daily):
+def test_lf_repeats_the_failed(all_of_them, tmp_path):
     """Protects: ``--lf`` after a run with a failure."""
-    daily()
+    shutil.copytree(all_of_them.folder, tmp_path, dirs_exist_ok=True)
 
-    assert counts(daily("--lf")) == "1 failed"
+    assert counts(inner.run(tmp_path, TESTS, args=["--lf"])) == "1 failed"
 
 
 def test_s_shows_ranks_live(daily):
@@ -100,10 +119,9 @@ def test_show_capture_no(daily):
     assert "rank 1: failed first, in call" in session.output
 
 
-@pytest.mark.parametrize("args", [("-n", "2"), ("-p", "no:xdist")])
-def test_same_outcomes_with_and_without_xdist(daily, args):
+def test_same_outcomes_with_and_without_xdist(daily, all_of_them):
     """Protects: ``-n 2`` and ``-p no:xdist`` give the same outcomes."""
-    assert counts(daily(*args)) == "1 failed, 4 passed, 2 warnings"
+    assert counts(daily("-n", "2")) == counts(all_of_them) == "1 failed, 4 passed, 2 warnings"
 
 
 def test_world_size_is_replaced(inner_session):
@@ -129,11 +147,6 @@ def test_world_size_is_replaced(inner_session):
 
 def test_pdb_steps_through_the_body(inner_session, tmp_path):
     """Protects: ``--ds-world-size=1 --pdb`` stops in the body, with its variables."""
-    import subprocess
-    import sys
-
-    import inner
-
     inner.write(
         tmp_path,
         """

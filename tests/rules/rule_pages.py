@@ -4,7 +4,8 @@
 
 A ``json`` block below ``## Bad`` or ``## Good`` is a config. What `pyproject.toml` says of it
 stands in the line above: ``<!-- settings: {"world_sizes": [3], "huggingface": true} -->``. A
-``text`` block below a bad one is what the rule says of it.
+``text`` block below a bad one is what the rule says of it. Of a rule about Lightning scripts, a
+``python`` block is a script.
 """
 
 import dataclasses
@@ -13,7 +14,9 @@ import re
 from pathlib import Path
 
 from pytest_deepspeed.configs import known, lint, reading
-from pytest_deepspeed.configs.rule import FAMILIES, RULES
+from pytest_deepspeed.configs.lightning import lint as script_lint
+from pytest_deepspeed.configs.lightning import reading as script_reading
+from pytest_deepspeed.configs.rule import FAMILIES, RULES, SCRIPT_FAMILIES, SCRIPT_RULES
 from pytest_deepspeed.configs.subject import Subject
 
 ROOT = Path(__file__).parents[2]
@@ -49,17 +52,46 @@ class Example:
         return reading.parse(self.text).data
 
 
+_SCRIPT = re.compile(_BLOCK.pattern.replace("```json", "```python"), _BLOCK.flags)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScriptExample:
+    """A script of a page, with what is said of it."""
+
+    text: str
+    says: str
+
+    def problems(self, only=None):
+        """What the rules find in it."""
+        try:
+            script = script_reading.parse(self.text, Path("train.py"))
+        except reading.Unreadable as error:
+            return [script_lint.unreadable(error)]
+        return script_lint.problems(script, only=only)
+
+
 def page(rule_id):
     """The text of a rule's page."""
-    return (ROOT / RULES[rule_id].page).read_text()
+    return (ROOT / (RULES | SCRIPT_RULES)[rule_id].page).read_text()
+
+
+def _section(rule_id, kind):
+    found = re.search(rf"^## {kind}\n(.*?)(?=^## |\Z)", page(rule_id), re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
+
+
+def script_examples(rule_id, kind):
+    """The scripts below the heading ``Bad`` or ``Good``."""
+    found = _SCRIPT.finditer(_section(rule_id, kind))
+    return [ScriptExample(m["config"], m["says"] or "") for m in found]
 
 
 def examples(rule_id, kind):
     """The examples below the heading ``Bad`` or ``Good``."""
-    section = re.search(rf"^## {kind}\n(.*?)(?=^## |\Z)", page(rule_id), re.MULTILINE | re.DOTALL)
     return [
         Example(m["config"], json.loads(m["settings"] or "{}"), m["says"] or "")
-        for m in _BLOCK.finditer(section[1] if section else "")
+        for m in _BLOCK.finditer(_section(rule_id, kind))
     ]
 
 
@@ -87,18 +119,44 @@ How to leave rules out, for a line, a file or a project, is
 """
 
 
+_OF_SCRIPTS = """\
+# Rules about Lightning scripts
+
+What is said of a script that makes a `DeepSpeedStrategy`, from its text alone; each rule is proved
+by a test against the installed Lightning and DeepSpeed. The rules above judge the config that
+Lightning makes of the strategy's literal arguments, or of the running strategy, with two
+exceptions for what the script does not give and Lightning sets by itself. An error in that is not
+shown, nor that DeepSpeed does not use it (DS6): no argument takes it away. Of the seven strategies
+that have a name, `"deepspeed_stage_3_offload_nvme"` alone is warned of, for its swap directory
+(DS704), its buffers (DS706) and resuming (DS904).
+
+A comment leaves a rule out, in the line of a finding or on its own above it:
+`# ds-ignore: PL101 (why)`.
+"""
+
+
 def index():
     """The text of the index of all rules."""
-    lines = [_INDEX]
-    for digit, family in FAMILIES.items():
-        lines += [f"## DS{digit}: {family}", "", "| rule | | what it finds |", "|---|---|---|"]
-        for rule in sorted(RULES.values(), key=lambda rule: rule.id):
+    configs, scripts = _tables("DS", FAMILIES, RULES), _tables("PL", SCRIPT_FAMILIES, SCRIPT_RULES)
+    return "\n".join([_INDEX, *configs, _OF_SCRIPTS, *scripts])
+
+
+def _tables(letters, families, rules):
+    lines = []
+    for digit, family in families.items():
+        lines += [
+            f"## {letters}{digit}: {family}",
+            "",
+            "| rule | | what it finds |",
+            "|---|---|---|",
+        ]
+        for rule in sorted(rules.values(), key=lambda rule: rule.id):
             if rule.family == family:
                 page = Path(rule.page).name
                 severity = "**error**" if rule.severity == "error" else "*warning*"
                 lines.append(f"| [{rule.id} {rule.name}]({page}) | {severity} | {rule.summary} |")
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ class Cluster:
         self.names = [f"n{i + 1}" for i in range(nodes)]
         self.env = {k: v for k, v in os.environ.items() if not re.match("SLURM|SRUN_|SBATCH_", k)}
         self.env["SLURM_CONF"] = f"{folder}/slurm.conf"
+        self.env["PYTHONFAULTHANDLER"] = "1"
         self._conf = conf
         self._machines = {}
 
@@ -160,11 +161,12 @@ class Cluster:
         return dict(re.findall(r"(\S+?)=(.*?)(?= \S+=|\s*$)", text))
 
     def wait(self, job, timeout=60):
-        """Waits for a job's end."""
+        """Waits for a job's end; the error of one that does not end shows where its tasks stand."""
         ends = time.monotonic() + timeout
         while (shown := self.show(job))["JobState"] in _RUNNING:
             if time.monotonic() > ends:
-                raise self._error(f"job {job} is {shown['JobState']} after {timeout} s")
+                text = f"job {job} is {shown['JobState']} after {timeout} s"
+                raise self._error(f"{text}, and has written:\n{self._stacks(job)}")
             time.sleep(0.1)
         status, number = map(int, shown["ExitCode"].split(":"))
         return Job(shown["JobState"], status, number)
@@ -290,6 +292,13 @@ class Cluster:
             if time.monotonic() > ends:
                 raise self._error(f"{otherwise} in {timeout} s")
             time.sleep(0.05)
+
+    def _stacks(self, job):
+        """What a job has written, with the stacks of what it runs if that is Python."""
+        # Jobs inherit PYTHONFAULTHANDLER, with which Python writes them when it is aborted.
+        self.run("scancel", "--signal=ABRT", job, check=False)
+        time.sleep(3)
+        return self.output(job)
 
     def _error(self, text):
         for each in self._machines.values():

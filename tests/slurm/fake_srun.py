@@ -119,6 +119,8 @@ class Step:
 
     def __init__(self, node, options, command):
         self.node, self.name = node, f"{os.environ['SLURM_JOB_ID']}.{os.getpid()}"
+        # Who ends the step tells why, from whichever thread, and nobody else does.
+        self.told = threading.RLock()
         try:
             self.task = subprocess.Popen(command, env=os.environ | _variables(node, options))
         except OSError as error:
@@ -130,6 +132,7 @@ class Step:
 
     def end(self, status):
         """As srun reports a task's end: ``status`` is that of `subprocess`."""
+        self.told.acquire()
         if status == 0:
             os._exit(0)
         how = signal.strsignal(-status) if status < 0 else f"Exited with exit code {status}"
@@ -141,6 +144,7 @@ class Step:
 
     def cancel(self, *_):
         """What scancel does, or SIGTERM to srun."""
+        self.told.acquire()
         self.task.kill()
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
         _end(
@@ -153,6 +157,7 @@ class Step:
 
     def lose_node(self):
         """What srun says once slurmctld has given the node up."""
+        self.told.acquire()
         self.task.kill()
         _end(0, f"srun: error: Node failure on {self.node}")
 

@@ -41,12 +41,12 @@ def test_scripts_stop_at_errors_and_can_be_started():
         assert path.name == "site.sh" or os.access(path, os.X_OK) or path in BATCH, path
 
 
-def test_both_batch_scripts_find_the_others_alike():
-    """Protects: what cannot be in a file of its own is the same in both."""
+def test_batch_scripts_find_the_others_alike():
+    """Protects: what cannot be in a file of its own is the same in all."""
     same = re.compile(r"# Slurm runs a copy.*?\n\n", re.DOTALL)
     parts = [same.search(path.read_text())[0] for path in BATCH]
 
-    assert len(parts) == 2
+    assert len(parts) == 3
     assert len(set(parts)) == 1
 
 
@@ -96,12 +96,16 @@ def test_scripts_outside_a_job():
     no_job = "error: this runs in a Slurm job, and SLURM_JOB_ID is not set.\n"
     shown = [
         subprocess.run([SLURM / name], env=env, capture_output=True, text=True, check=False).stderr
-        for name in ("config_env.sh", "stage_data.sh", "launch_training.sh", "wheelhouse.sh")
+        for name in (
+            *("config_env.sh", "stage_data.sh", "launch_training.sh", "launch_lightning.sh"),
+            "wheelhouse.sh",
+        )
     ]
 
     assert shown == [
         f"config_env.sh: {no_job}  Type: sbatch slurm/pytest.sbatch\n",
         f"stage_data.sh: {no_job}  Type: sbatch slurm/pytest.sbatch\n",
         f"launch_training.sh: {no_job}  Type: sbatch slurm/train.sbatch\n",
+        f"launch_lightning.sh: {no_job}  Type: sbatch slurm/lightning.sbatch\n",
         "wheelhouse.sh: error: which directory? Such as: slurm/wheelhouse.sh ~/wheels\n",
     ]

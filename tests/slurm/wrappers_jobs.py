@@ -18,7 +18,8 @@ _SETTINGS = (
 def environment(cluster, **settings):
     """What a person has exported when they submit."""
     kept = {k: v for k, v in inner.environment().items() if k not in _SETTINGS}
-    return {**kept, "SLURM_CONF": cluster.env["SLURM_CONF"], **settings}
+    of_cluster = {k: cluster.env[k] for k in ("SLURM_CONF", "PYTHONFAULTHANDLER")}
+    return {**kept, **of_cluster, **settings}
 
 
 def submit(cluster, script, *options, args=(), **settings):

@@ -57,6 +57,9 @@ def test_every_stage_on_digits(tmp_path):
     assert "data: digits: scikit-learn's 1,797 handwritten digits" in output
 
 
+#: Where pinned memory is used.
+ON_CPU = ("optimizer_cpu", "param_cpu", "optimizer_cpu-param_cpu")
+
 #: Two checks of one mode of the matrix, in bf16 and fp16.
 FEW = "(test_engagement or test_memory) and optimizer_nvme-param_cpu and not gas2 and not fp32"
 
@@ -78,9 +81,11 @@ def test_the_matrix_on_nvme(tmp_path, workers):
     reason = "a CPU does not train in fp16: run it on a machine with a GPU, or use bf16"
     assert {why for _, why in skipped} == {reason}
     assert sum(int(count) for count, _ in skipped) == 2
-    (row,) = (line for line in output.splitlines() if line.startswith("zero"))
-    mode, ranks, first, _, last, *checks = row.split()
-    assert [mode, ranks, *checks] == ["zero3-optimizer_nvme-param_cpu-bf16", "2", "2", "passed"]
+    lines = output.splitlines()
+    (at,) = (number for number, line in enumerate(lines) if line.startswith("zero"))
+    mode, ranks, first, _, last, *_ = lines[at].split()
+    assert [mode, ranks] == ["zero3-opt..._nvme-param_cpu-bf16", "2"]
+    assert lines[at + 1] == "  zero3-optimizer_nvme-param_cpu-bf16: 2 passed"
     assert float(last) < 0.5 * float(first)
 
 
@@ -89,10 +94,14 @@ def test_what_m_selects(tmp_path):
     of each mode is a test.
     """
     status, output = run(tmp_path, *SUITE, "-p", "no:xdist", "-m", "zero3", "--collect-only", "-q")
-    ids = re.findall(r"^\S*::(\S+)$", output, re.MULTILINE)
+    ids = re.findall(r"^\S*test_(?:zero|modes)\.py::(\S+)$", output, re.MULTILINE)
+    lightning = re.findall(r"^\S*test_lightning\.py::(\S+)$", output, re.MULTILINE)
     per_mode = [id_ for id_ in ids if not id_.startswith("test_stages_agree[")]
 
     assert status == 0, output
+    assert len(ids) + len(lightning) == output.count("::")
+    programs = {re.sub(r"test_lightning\[\w+-(\w+)\]", r"\1", id_) for id_ in lightning}
+    assert programs == {"zero3", "offload_cpu", "offload_nvme"}
     assert all(re.fullmatch(r"test_\w+\[zero3-\S+\]", id_) for id_ in per_mode)
     modes = {id_.partition("[")[2] for id_ in per_mode if id_.startswith("test_parity[")}
     assert "zero3-optimizer_nvme-param_cpu-bf16-gas2]" in modes
@@ -101,7 +110,10 @@ def test_what_m_selects(tmp_path):
     for check in ("checkpoint", "reshard"):
         saved = {x.partition("[")[2] for x in per_mode if x.startswith(f"test_{check}[")}
         assert saved == {mode for mode in modes if "-gas" not in mode}
-    assert len(modes) == 3 * 3 * 3 * 2  # optimizer and param on none, cpu, nvme; dtypes; gas
+    pinned = {mode for mode in modes if mode.endswith("-pinned]")}
+    assert pinned == {f"zero3-{on}-bf16-pinned]" for on in ON_CPU}
+    # Optimizer and parameters on none, cpu and nvme; dtypes; accumulation.
+    assert len(modes - pinned) == 3 * 3 * 3 * 2
 
 
 FP16 = """

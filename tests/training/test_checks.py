@@ -63,3 +63,28 @@ def test_ranks_that_differ_in_the_last_bit_are_named():
 def test_optimizer_steps(stepped, skipped, finding):
     """Protects: the optimizer's own count must be the steps that were asked for."""
     assert checks.optimizer_stepped(stepped, skipped, 20) == finding
+
+
+@pytest.mark.parametrize(
+    ("stepped", "skipped", "finding"),
+    [
+        (20, 0, None),
+        (10, 10, None),
+        (
+            9,
+            11,
+            (
+                "DeepSpeed skipped 11 of 20 steps for a gradient overflow: half of them may be,"
+                " until the loss scale fits. Lower fp16.initial_scale_power, or take more steps"
+            ),
+        ),
+        (
+            20,
+            3,
+            "the optimizer has stepped 20 times in 20 steps, of which 3 were skipped",
+        ),
+    ],
+)
+def test_steps_under_a_dynamic_loss_scale(stepped, skipped, finding):
+    """Protects: a scale that starts too high may skip steps, and none that it skips is counted."""
+    assert checks.optimizer_stepped(stepped, skipped, 20, scaled=True) == finding

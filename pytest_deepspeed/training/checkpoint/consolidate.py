@@ -23,13 +23,15 @@ def files(directory: Path, tag: str, ds_config: dict[str, Any]) -> dict[str, Sta
     found = {}
     if stage_of(ds_config) == 0:
         path = checkpoint / tag / "mp_rank_00_model_states.pt"
-        module = torch.load(path, weights_only=False)["module"]
+        module = torch.load(path, map_location="cpu", weights_only=False)["module"]
         found["module"] = _described(path, directory, module)
     elif why_not(ds_config, "consolidate") is None:
         found["zero_to_fp32"] = _converted(checkpoint, tag, directory / "zero_to_fp32")
     exported = directory / "exported" / "pytorch_model.bin"
     if exported.exists():
-        found["save_16bit_model"] = _described(exported, directory, torch.load(exported))
+        # Where it was saved from a GPU it would be loaded to that one.
+        tensors = torch.load(exported, map_location="cpu")
+        found["save_16bit_model"] = _described(exported, directory, tensors)
     return found
 
 
@@ -46,7 +48,7 @@ def _converted(checkpoint: Path, tag: str, output: Path) -> StateFile:
     except Exception as error:  # noqa: BLE001 (whatever it raises, there is no file)
         text = f"{type(error).__name__}: {error}"
         return StateFile(file=path.name, digests={}, shapes={}, dtypes={}, error=text)
-    return _described(path, checkpoint.parent, torch.load(path))
+    return _described(path, checkpoint.parent, torch.load(path, map_location="cpu"))
 
 
 def _described(path: Path, directory: Path, tensors: dict[str, Any]) -> StateFile:

@@ -79,6 +79,7 @@ def resharding(
     more: int = MORE,
     world_sizes: tuple[int, ...] = (1, 4),
     stages: tuple[int, ...] = (1, 2, 3),
+    lacking: Callable[[int], str] = lambda _: "",
 ) -> ReshardEvidence:
     """Loads what `equivalence` saved as a universal checkpoint, in a world of each size.
 
@@ -95,6 +96,7 @@ def resharding(
         world_sizes: beginning with 1, the world that converts.
         stages: to load at in the world of one rank; the config's own comes first, whether it is
             among them or not.
+        lacking: why there can be no world of a size here; empty where there can.
 
     Raises:
         ValueError: ``world_sizes`` does not begin with 1.
@@ -109,7 +111,7 @@ def resharding(
     skipped = {}
     found: list[Resharded] = []
     for world_size in world_sizes:
-        if reason := limits.why_not_at(ds_config, len(saved), world_size):
+        if reason := limits.why_not_at(ds_config, len(saved), world_size) or lacking(world_size):
             skipped[f"world {world_size}"] = reason
             continue
         wanted = [own]

@@ -11,6 +11,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from pytest_deepspeed.processes import progress
+from pytest_deepspeed.training import accelerator
 from pytest_deepspeed.training.checkpoint import consolidate, damage, manifest, snapshot
 from pytest_deepspeed.training.checkpoint.evidence import Damage, Resumed, Saved
 from pytest_deepspeed.training.checkpoint.limits import why_not
@@ -67,6 +69,7 @@ def save(
 
     from pytest_deepspeed.training.workload.verify import verify
 
+    progress.phase("saving", ds_config, at + more)
     workload = made(workload)
     verify(workload, ds_config)
     engine = build(ds_config, workload, directory, "save")
@@ -107,6 +110,7 @@ def resume(
     rank: int,
 ) -> Resumed:
     """Loads what `save` wrote: to train on, without optimizer states, by ``latest``, damaged."""
+    progress.phase("resuming", ds_config, at + more)
     checkpoint = Path(directory, CHECKPOINT)
     workload = made(workload)
     scrambled = Scrambled(workload)
@@ -119,6 +123,7 @@ def resume(
     at_end = snapshot.take(engine)
     engine.destroy()
 
+    progress.phase("loading again", ds_config)
     without_optimizer = None
     if why_not(ds_config, "without_optimizer") is None:
         engine = build(ds_config, scrambled, directory, "weights")
@@ -156,6 +161,7 @@ def build(ds_config: dict[str, Any], workload: Any, directory: str, phase: str) 
     """
     from reference_training.train import build_engine
 
+    accelerator.be_exact()
     config = copy.deepcopy(ds_config)
     for key in ("offload_optimizer", "offload_param"):
         block = config.get("zero_optimization", {}).get(key) or {}
@@ -179,6 +185,7 @@ def run(
         steps=steps,
         start_step=start_step,
         before_update=lambda _: lr.append(tuple(float(one) for one in engine.get_lr())),
+        on_step=progress.stepped,
     )
     return record.local_loss, tuple(lr)
 

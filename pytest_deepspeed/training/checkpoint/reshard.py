@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from pytest_deepspeed.processes import progress
 from pytest_deepspeed.training.checkpoint import phases, snapshot
 from pytest_deepspeed.training.checkpoint.evidence import Resharded
 from pytest_deepspeed.training.quiet import quietly
@@ -68,6 +69,7 @@ def load(
 
     home, workload = Path(directory), phases.made(workload)
     verify(workload, next(iter(configs.values())), other_sizes=True)
+    progress.phase("converting", next(iter(configs.values())))
     error = convert(home) if do_convert else ""
     if error:
         return [Resharded(world_size=world_size, stage=stage, error=error) for stage in configs]
@@ -89,6 +91,7 @@ def _loaded(
     import torch
     import torch.distributed as dist
 
+    progress.phase("resharding", ds_config, at + more)
     config = copy.deepcopy(ds_config)
     config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
     scrambled = phases.Scrambled(workload)

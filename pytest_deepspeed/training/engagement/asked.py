@@ -19,6 +19,7 @@ class Asked:
         master_dtype: of those that the optimizer updates.
         clipping: ``None`` where the config does not say.
         optimizer: the block's ``type``; empty where there is none.
+        pin_memory: of ``offload_optimizer``; ``None`` without that block.
     """
 
     stage: int
@@ -26,6 +27,7 @@ class Asked:
     master_dtype: str
     offload_optimizer: str
     offload_param: str
+    pin_memory: bool | None
     accumulation_steps: int
     clipping: float | None
     optimizer: str
@@ -61,6 +63,7 @@ def read(ds_config: Mapping[str, Any], world_size: int) -> Asked:
         master_dtype=dtype if lean else "float32",
         offload_optimizer=_device(zero, "offload_optimizer", "cpu_offload"),
         offload_param=_device(zero, "offload_param", "cpu_offload_param"),
+        pin_memory=_pin_memory(_block(zero, "offload_optimizer")),
         accumulation_steps=_accumulation(ds_config, world_size),
         clipping=None if clipping is None else float(clipping),
         optimizer=str(optimizer.get("type", "")),
@@ -99,6 +102,10 @@ def _device(zero: Mapping[str, Any], name: str, legacy: str) -> str:
     if zero.get(legacy) is True:
         return "cpu"
     return str(_block(zero, name).get("device") or "none")
+
+
+def _pin_memory(offload: Mapping[str, Any]) -> bool | None:
+    return bool(offload.get("pin_memory", True)) if offload else None
 
 
 def _accumulation(config: Mapping[str, Any], world_size: int) -> int:

@@ -139,6 +139,8 @@ class RankEngagement:
         partitions: of master weights.
         gradients: before an update.
         swap_files: of this rank.
+        pinned: whether what the optimizer offloads to CPU memory is page-locked; ``None`` where
+            nothing is offloaded, and on a CPU, which has no other device to lock it for.
     """
 
     rank: int
@@ -162,3 +164,4 @@ class RankEngagement:
     partitions: tuple[Partition, ...]
     gradients: Gradients
     swap_files: tuple[SwapFile, ...]
+    pinned: bool | None = None

@@ -70,6 +70,7 @@ def observe(engine: Any, gradients: Gradients) -> RankEngagement:
         swap_files=tuple(
             file for path in _nvme_paths(engine) for file in swap_files(path, rank=rank)
         ),
+        pinned=_pinned(engine.optimizer) if get_accelerator().device_name() == "cuda" else None,
     )
 
 
@@ -119,6 +120,21 @@ def _offload_optimizer(zero: Any) -> str:
         return "nvme"
     offloaded = getattr(zero, "offload_optimizer", False) or getattr(zero, "cpu_offload", False)
     return "cpu" if offloaded else "none"
+
+
+def _pinned(zero: Any) -> bool | None:
+    """Of the buffers that DeepSpeed pins for as long as the engine lives.
+
+    Stages 1 and 2 pin the master weights, stage 3 the gradients that it hands to the optimizer
+    (runtime/zero/stage_1_and_2.py:565, stage3.py:795).
+    """
+    if _offload_optimizer(zero) == "none":
+        return None
+    held = getattr(zero, "single_partition_of_fp32_groups", None)
+    if held is None:
+        held = [getattr(zero, "grad_partitions_flat_buffer", None)]
+    found = [tensor for tensor in held if tensor is not None and tensor.numel()]
+    return all(tensor.is_pinned() for tensor in found) if found else None
 
 
 def _offload_param(zero: Any) -> str:

@@ -45,6 +45,14 @@ def problems(wanted: Asked, rank: RankEngagement) -> Iterator[Problem]:
         yield from _swapped_parameters(wanted, rank)
     yield from _empty_files(rank)
     yield from _devices(wanted, rank)
+    if None not in (rank.pinned, wanted.pin_memory) and rank.pinned != wanted.pin_memory:
+        yield Problem(
+            "pin_memory",
+            f"offload_optimizer.pin_memory is {str(wanted.pin_memory).lower()}, but what is"
+            f" offloaded is{'' if rank.pinned else ' not'} page-locked: copies between it and the"
+            f" GPU {'take memory that cannot be swapped' if rank.pinned else 'wait for the CPU'}."
+            " Look at the limit of locked memory (ulimit -l) and at DeepSpeed's log.",
+        )
 
 
 def _swapped_states(wanted: Asked, rank: RankEngagement) -> Iterator[Problem]:

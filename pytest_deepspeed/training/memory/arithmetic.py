@@ -38,6 +38,27 @@ def expected(layout: Layout) -> dict[str, int]:
     return found
 
 
+def on_device(layout: Layout) -> dict[str, int]:
+    """Likewise, of that the bytes on the GPU of a rank that computes on one.
+
+    What is offloaded is not there: of the weights only those that ZeRO-3 keeps whole, of master
+    weights and states nothing.
+    """
+    found = {
+        name: size
+        for name, size in expected(layout).items()
+        if name in ("parameters", "masters", "optimizer")
+    }
+    if layout.offload_optimizer:
+        found |= {name: 0 for name in ("masters", "optimizer") if name in found}
+    if layout.partly_offloaded:
+        found = {name: size for name, size in found.items() if name == "parameters"}
+    if found and layout.offload_param:
+        shares = (_share(n, layout) for n in persistent(layout))
+        found["parameters"] = sum(shares) * layout.world_size * layout.itemsize
+    return found
+
+
 def partitions(layout: Layout) -> Iterator[int]:
     """Elements of each flat tensor that this rank's optimizer steps, padding included."""
     for group in layout.groups:

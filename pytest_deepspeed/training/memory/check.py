@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_deepspeed.training.memory.arithmetic import expected
+from pytest_deepspeed.training.memory.arithmetic import expected, on_device
 from pytest_deepspeed.training.memory.evidence import MemoryEvidence, RankMemory, Tensor
 from pytest_deepspeed.training.memory.limits import Limits
 from pytest_deepspeed.values.finding import Finding
@@ -32,7 +32,7 @@ def check(evidence: MemoryEvidence, limits: Limits) -> list[Finding]:
     The arithmetic is exact, to the byte, and nothing is compared that it does not know. Stages are
     never compared with each other: on a small model padding and buckets weigh more than sharding.
     """
-    return [*_unequal(evidence), *_over(evidence, limits)]
+    return [*_unequal(evidence), *_misplaced(evidence), *_over(evidence, limits)]
 
 
 def _unequal(evidence: MemoryEvidence) -> Iterator[Finding]:
@@ -54,6 +54,26 @@ def _unequal(evidence: MemoryEvidence) -> Iterator[Finding]:
             break
 
 
+def _misplaced(evidence: MemoryEvidence) -> Iterator[Finding]:
+    """One finding for each category of which a GPU holds more or less, at the first such rank."""
+    for category, wanted in on_device(evidence.layout).items():
+        for rank in evidence.ranks:
+            found = rank.held[category].devices.get("cuda", 0)
+            if rank.device is None or found == wanted:
+                continue
+            yield Finding(
+                check="memory",
+                name=f"{category}_on_device",
+                message=(
+                    f"rank {rank.rank} holds {found:,} bytes of {category} on its GPU, and the ZeRO"
+                    f" arithmetic of stage {evidence.layout.stage} on"
+                    f" {evidence.layout.world_size} ranks gives {wanted:,}: look at"
+                    " offload_optimizer and offload_param"
+                ),
+            )
+            break
+
+
 def measured(rank: RankMemory, category: str) -> int | None:
     """What a rank holds of a category; ``None`` where it was not looked at.
 
@@ -65,6 +85,21 @@ def measured(rank: RankMemory, category: str) -> int | None:
     if category == "gradients":
         return rank.held[category].used if rank.looked else None
     return rank.held[category].bytes
+
+
+def held_and_expected(evidence: MemoryEvidence) -> tuple[int, int] | None:
+    """Bytes of memory that the rank that holds most has, and those that the arithmetic gives.
+
+    Both are sums over the categories that the arithmetic knows and that every rank was looked at
+    for; swap files are not in memory. ``None`` where there is no such category.
+    """
+    wanted = {name: size for name, size in expected(evidence.layout).items() if name != "nvme"}
+    found = [{name: measured(rank, name) for name in wanted} for rank in evidence.ranks]
+    known = [name for name in wanted if all(rank[name] is not None for rank in found)]
+    if not known or not found:
+        return None
+    held = max(sum(rank[name] or 0 for name in known) for rank in found)
+    return held, sum(wanted[name] for name in known)
 
 
 def _is_state(swap_file: str) -> bool:
@@ -148,6 +183,13 @@ def table(evidence: MemoryEvidence) -> list[str]:
         if any(known) or wanted.get(category):
             right = f"{wanted[category]:,}" if category in wanted else "-"
             lines.append(f"{category:16} {min(known):>15,} {max(known):>15,} {right:>15}")
+    on_gpu = [
+        sum(held.devices.get("cuda", 0) for held in rank.held.values())
+        for rank in evidence.ranks
+        if rank.device is not None
+    ]
+    if on_gpu:
+        lines.append(f"{'held on the GPU':16} {min(on_gpu):>15,} {max(on_gpu):>15,} {'-':>15}")
     for name, label in (
         ("tensors", "peak in a step"),
         ("host", "peak of host"),

@@ -32,6 +32,7 @@ class Layout:
         states: full-size fp32 tensors that the optimizer keeps of each weight (Adam: 2), or
             ``None`` where this arithmetic does not know the optimizer.
         offload_optimizer, offload_param: ``""``, ``"cpu"`` or ``"nvme"``, as it takes effect.
+        partly_offloaded: whether ``ratio`` leaves some of the optimizer's states on the GPU.
         parameters_in_cpu: whether trained parameters that could be on NVMe stay in memory after
             all, as they do unless ``max_in_cpu`` is set; none of them does otherwise.
         persistence_threshold: ZeRO-3 keeps parameters of at most as many elements whole.
@@ -52,6 +53,7 @@ class Layout:
     states: int | None
     offload_optimizer: str = ""
     offload_param: str = ""
+    partly_offloaded: bool = False
     parameters_in_cpu: bool = True
     persistence_threshold: int = 100_000
     persistence_total: int = 2**63 - 1

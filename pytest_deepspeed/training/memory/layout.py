@@ -57,6 +57,7 @@ def layout_of(
         # Stages 1 and 2 know the CPU alone: DeepSpeed takes nvme there to mean it.
         offload_optimizer="cpu" if optimizer and stage < 3 else optimizer,
         offload_param=offloads.get("param", "") if stage == 3 else "",
+        partly_offloaded=bool(optimizer) and _ratio(zero) != 1,
         parameters_in_cpu=_max_in_cpu(zero) > 0,
         persistence_threshold=int(zero.get("stage3_param_persistence_threshold", 100_000)),
         persistence_total=int(zero.get("stage3_model_persistence_threshold", 2**63 - 1)),
@@ -76,6 +77,10 @@ def _states(optimizer: Mapping[str, Any], offloaded: bool) -> int | None:
     if name == "lion" and offloaded:
         return 2  # DeepSpeedCPULion allocates an exp_avg_sq that it never uses
     return None if params.get("amsgrad") else _STATES.get(name)
+
+
+def _ratio(zero: Mapping[str, Any]) -> float:
+    return float((zero.get("offload_optimizer") or {}).get("ratio", 1.0))
 
 
 def _max_in_cpu(zero: Mapping[str, Any]) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pytest_deepspeed.training import accelerator
 from pytest_deepspeed.training.parity.compare import History
 from pytest_deepspeed.training.twin import optimizers, schedules
 from pytest_deepspeed.training.twin.reading import (
@@ -31,7 +32,7 @@ def train(
     steps: int,
     start_step: int = 0,
     dtype: str | None = None,
-    device: Any = "cpu",
+    device: Any = None,
 ) -> History:
     """Train a workload as a config says; every rank of the process group calls this alike.
 
@@ -47,7 +48,8 @@ def train(
         start_step: the first step's number in the order of the batches. Weights, optimizer and
             schedule start anew whatever it is.
         dtype: of forward and backward passes, ``"fp32"`` or ``"bf16"``; the config's unless given.
-        device: where to train.
+        device: where to train; that of this rank unless given, since NCCL moves no CPU tensors
+            and a dropout draws other numbers on another device.
 
     Raises:
         ValueError: the config is uncovered, its batch sizes do not fit the world size, or there is
@@ -60,6 +62,7 @@ def train(
         raise ValueError(f"no twin of this config: {reason}")
     if dtype not in (None, "fp32", "bf16"):
         raise ValueError(f"the twin trains in fp32 and bf16, not in {dtype!r}")
+    device = device or accelerator.device()
     twin = _Twin(workload, ds_config, dtype or dtype_of(ds_config), device)
     start = twin.weights()
     done = [twin.step(number, start_step + number) for number in range(steps)]
@@ -106,10 +109,15 @@ class _Twin:
         self.names = names
         groups = [{**g, "params": [self.masters[p] for p in g["params"]]} for g in groups]
         self.optimizer = optimizers.optimizer(ds_config["optimizer"], names, groups)
-        self.schedule = schedules.schedule(
-            ds_config.get("scheduler"),
-            base=[group["lr"] for group in self.optimizer.param_groups],
-            has_betas="betas" in self.optimizer.defaults,
+        own = getattr(workload, "schedule", None)  # which may have one, and no config says
+        self.schedule = (
+            own()
+            if own
+            else schedules.schedule(
+                ds_config.get("scheduler"),
+                base=[group["lr"] for group in self.optimizer.param_groups],
+                has_betas="betas" in self.optimizer.defaults,
+            )
         )
 
     def step(

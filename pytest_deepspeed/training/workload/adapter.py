@@ -58,7 +58,8 @@ class Adapter:
         import torch
         from torch import nn
 
-        with torch.random.fork_rng():
+        own = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=own):  # of all GPUs it would make contexts
             seed_all(self._seed)
             model = self._workload.model()
         if not isinstance(model, nn.Module):

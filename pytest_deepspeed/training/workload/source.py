@@ -46,12 +46,20 @@ def provide(*, hook: Hook, root: str, where: str) -> None:
     _provided.hook, _provided.root, _provided.where = hook, root, where
 
 
-def find(reference: str, ds_config: Mapping[str, Any]) -> Workload | None:
+def find(reference: str, ds_config: Mapping[str, Any], code: str = "") -> Workload | None:
     """The workload that a reference means for a config; ``None`` where a hook has none for it.
+
+    Args:
+        reference: see above.
+        ds_config: of which it may make use.
+        code: a directory that stands for the project's from now on, in this process; empty for
+            the project's own.
 
     Raises:
         WorkloadError: there is no such function, or what it returned is no workload.
     """
+    if code:
+        _import_from(code)
     if reference.startswith(HOOK):
         if _provided.hook is None:
             raise WorkloadError(
@@ -101,6 +109,23 @@ def _function(reference: str) -> Callable[..., Any]:
         )
     function: Callable[..., Any] = found
     return function
+
+
+def _import_from(code: str) -> None:
+    """Lets modules of the project be imported from another directory, also those that are here."""
+    project = _provided.root
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name != "__main__" and Path(file).is_relative_to(project):
+            del sys.modules[name]
+    sys.path[:] = [_moved(entry, project, code) for entry in sys.path]
+    _provided.root = code
+
+
+def _moved(entry: str, project: str, code: str) -> str:
+    path = Path(entry)
+    inside = path.is_relative_to(project) and not path.is_relative_to(sys.prefix)
+    return str(Path(code, path.relative_to(project))) if inside else entry
 
 
 def _module(name: str) -> types.ModuleType:

@@ -1,0 +1,1 @@
+"""What has changed since another commit, and which configs that concerns."""

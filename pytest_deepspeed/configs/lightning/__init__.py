@@ -1,0 +1,1 @@
+"""The DeepSpeed strategies of Lightning scripts, read from the text of the script."""

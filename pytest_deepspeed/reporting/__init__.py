@@ -1,0 +1,1 @@
+"""Reports of a session that people and machines read: one model, a renderer for each format."""
