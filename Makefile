@@ -12,9 +12,9 @@ ARGS ?=
 REQUIRE ?= nvme$(shell PATH="$$PATH:/usr/sbin:/sbin" command -v slurmctld >/dev/null && echo ,slurm)
 # A test run that takes longer is interrupted, so that it says what it was at.
 TEST_LIMIT ?= 60m
-# Of `make soak` and `make soak-gate`; `make clean` lets them start from the first.
+# Of `make soak`, `make soak-gate` and `make faults`; `make clean` lets them start from the first.
 ROUNDS ?= 20
-soak-gate: ROUNDS = 10
+soak-gate faults: ROUNDS = 10
 
 # Of `make test-versions`: oldest, newest; both unless said.
 LANES ?=
@@ -27,7 +27,7 @@ PYTEST = timeout --foreground --signal=INT --kill-after=30s $(TEST_LIMIT) $(IN_V
 # pip leaves compiling to the first import (tools/setup.sh), which must then be kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo modes test test-versions soak soak-gate lint bench setup setup-tests ops clean
+.PHONY: help demo modes test test-versions soak soak-gate faults lint bench setup setup-tests ops clean
 .NOTPARALLEL:
 
 help:    ## these lines
@@ -75,6 +75,10 @@ soak-gate: setup-tests ops  ## the gate on twelve changes ten times over: no wro
 		tail -n 1 .soak/gate-$$round.log; mv .soak/gate-$$round.log .soak/gate-$$round.done; \
 	done
 
+# Rounds that are done stand in .faults, and are not repeated: their numbers add up.
+faults: setup-tests ops  ## things go wrong, many times over: right verdicts, nothing left
+	@$(IN_VENV) tests/faults/campaign --seeds $(ROUNDS) $(ARGS)
+
 lint: setup  ## ruff and mypy
 	@$(IN_VENV) -m ruff check
 	@$(IN_VENV) -m ruff format --check
@@ -101,5 +105,5 @@ ops: setup  ## the DeepSpeed ops that the tests need, compiled
 	@$(IN_VENV) -m pytest_deepspeed.processes.ops build $(OPS)
 
 clean:   ## removes the virtual environment and what tools left in the tree
-	rm -rf $(VENV) .venv-versions .soak build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-versions .soak .faults build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -39,6 +40,12 @@ from pytest_deepspeed.processes.items import item_for, unknown
 from pytest_deepspeed.processes.member import Surroundings, Task
 from pytest_deepspeed.values import role
 from pytest_deepspeed.values.world import Place, World
+
+#: Seconds between two signs of life while a world runs; the controller waits for `client.SILENCE`.
+HEARTBEAT = 10.0
+
+#: Seconds that imports can take on a machine that is busy, or from a network disk.
+_IMPORTS = 300.0
 
 
 def main() -> None:
@@ -138,6 +145,7 @@ class _Agent:
         self._stopped = False
         self._engines_came_up = False
         self._queue: list[channel.Frame] = []
+        self._beat_at = 0.0
         self._builds = builds.Builds(start["device"], self._selector, self._send, start["progress"])
         self._terminated, self._terminate = os.pipe()
         self._around = Surroundings(
@@ -215,8 +223,7 @@ class _Agent:
         self._send({"type": "terminated"})
 
     def _turn(self) -> None:
-        wait = self._gang.timeout() if self._gang is not None else None
-        for key, _ in self._selector.select(wait):
+        for key, _ in self._selector.select(self._wait()):
             # A callback may have unregistered a later one of the same batch.
             if key.fd in self._selector.get_map():
                 key.data()
@@ -226,6 +233,18 @@ class _Agent:
                 self._finish()
         if self._gang is None and self._queue and not self._stopped:
             self._run(self._queue.pop(0))
+
+    def _wait(self) -> float | None:
+        """Seconds until there is something to do that no descriptor tells; says that it lives."""
+        if self._gang is None:
+            return None
+        now = time.monotonic()
+        if now >= self._beat_at:
+            self._send({"type": "alive"})
+            self._beat_at = now + HEARTBEAT
+        budget = self._gang.timeout()
+        beat = self._beat_at - now
+        return beat if budget is None else min(budget, beat)
 
     def _finish(self) -> None:
         assert self._gang is not None
@@ -309,11 +328,13 @@ class _Agent:
             return
         own = (frame["call"] or {"module": ""})["module"].startswith("pytest_deepspeed.")
         if (own or self._engines_came_up) and not self._start["engines"]:
+            self._send({"type": "alive", "patience": _IMPORTS})
             self._preload_engines()
             self._settle_heap()
         place = Place(**frame["place"])
         task = Task(World(**frame["world"]), place, item, frame, self._meet(place, frame))
         self._running = frame["run_id"]
+        self._beat_at = time.monotonic() + HEARTBEAT
         self._gang = Gang(task, self._around, self._selector, self._send, self._builds)
         self._gang.start()
 

@@ -232,7 +232,7 @@ class Agents:
         try:
             run.begin()
             while not run.ended:
-                self._hear(run, deadline=None)
+                self._hear(run)
         except AgentError as error:
             if not run.ended:
                 self._abort(run, error)
@@ -250,8 +250,11 @@ class Agents:
         if text:
             raise GpusLackingError(text)
 
-    def _hear(self, run: WorldRun, deadline: float | None) -> None:
-        for client, frame in self._receive(deadline, "answer", self._clients):
+    def _hear(self, run: WorldRun, deadline: float = float("inf")) -> None:
+        # An agent that runs a world gives a sign of life every few seconds.
+        silent = sorted(run.pending, key=lambda client: client.silent_until)
+        deadline = min(deadline, silent[0].silent_until)
+        for client, frame in self._receive(deadline, "answer", silent):
             match frame["type"]:
                 case "output":
                     self._listener.output(
@@ -292,12 +295,17 @@ class Agents:
     def _receive(
         self, deadline: float | None, what: str, waiting: Sequence[AgentClient]
     ) -> list[tuple[AgentClient, Frame]]:
-        """Frames that have come, with who sent them; waits for some."""
+        """Frames that have come, with who sent them; waits for some.
+
+        At the deadline the first of those that are waited for is lost.
+        """
+        asked_at = time.monotonic()
         ready = self._select(deadline)
         if not ready:
             late = waiting[0]
-            late.kill()
-            raise AgentError(late.late(what))
+            text = late.give_up(what, time.monotonic() - asked_at)
+            self._forget(late)
+            return [(late, {"type": "lost", "text": text})]
         found: list[tuple[AgentClient, Frame]] = []
         for key, _ in ready:
             if key.fd == self._ending:

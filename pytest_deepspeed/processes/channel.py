@@ -90,12 +90,16 @@ class FrameReader:
 
 
 def parse(line: bytes) -> Frame:
-    """One frame from one line."""
+    """One frame from one line.
+
+    Raises:
+        ValueError: it is no JSON object with a ``type``.
+    """
     try:
         frame = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         frame = None
-    if not isinstance(frame, dict):
+    if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise ValueError(f"not a frame: {line[:200]!r}")
     return frame
 

@@ -23,6 +23,10 @@ END_BUDGET = 15.0
 #: Seconds that srun has to say why an agent on another node is gone.
 _LAST_WORDS = 3.0
 
+#: Seconds without a word from an agent that runs a world, after which it is given up: it says every
+#: `agent.HEARTBEAT` that it lives, and how long it will not where it imports for minutes.
+SILENCE = 90.0
+
 #: Environment variable that all processes of one agent have.
 _MARK = "_PYTEST_DS_AGENT"
 
@@ -59,6 +63,7 @@ class AgentClient:
         self._mark = uuid.uuid4().hex
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         self._log_from = 0
+        self._heard_at, self._patience = time.monotonic(), SILENCE
         self._process = subprocess.Popen(
             launch.command(agent_command(sys_path)),
             stdin=subprocess.PIPE,
@@ -93,6 +98,7 @@ class AgentClient:
         Raises:
             AgentError: it is gone.
         """
+        self._heard_at = time.monotonic()
         try:
             channel.write(self._commands, frame)
         except OSError:
@@ -106,9 +112,17 @@ class AgentClient:
             self.lost_at = time.monotonic()
             self._lost = f"{self.name} sent {error}.{self._log_tail()}"
             frames = [{"type": "lost", "text": self._lost}]
+        self._heard_at = time.monotonic()
+        for frame in frames:
+            self._patience = frame.get("patience", SILENCE)
         if reader.closed and not frames:
             frames = [{"type": "lost", "text": self.lost}]
         return frames
+
+    @property
+    def silent_until(self) -> float:
+        """Until when it may say nothing while it runs a world; see `SILENCE`."""
+        return self._heard_at + self._patience
 
     def is_up(self, frame: channel.Frame) -> None:
         """It has imported and collected, and serves."""
@@ -148,9 +162,17 @@ class AgentClient:
         text = self._words().splitlines()
         return "\nIts last output:\n" + "\n".join(text[-lines:]) if text else ""
 
-    def late(self, what: str) -> str:
-        """That it has not done something in time, in words."""
-        return f"{self.name} did not {what} in time.{self._log_tail()}"
+    def give_up(self, what: str, seconds: float) -> str:
+        """Ends it, since it has not done something in time; that, in words."""
+        state = containment.state_of(self._process.pid)
+        self.kill()
+        self.lost_at = time.monotonic()
+        stopped = ", stopped by a signal" if state.startswith("T") and not self.remote else ""
+        self._lost = (
+            f"{self.name} did not {what} within {seconds:.0f} s{stopped}: it was killed."
+            f"{self._log_tail()}"
+        )
+        return self._lost
 
     @property
     def alive(self) -> bool:

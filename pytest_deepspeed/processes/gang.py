@@ -14,7 +14,7 @@ import select
 import selectors
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_deepspeed.processes import channel, containment, gpu_contexts, spawn, stacks
 from pytest_deepspeed.processes.builds import Builds
@@ -142,7 +142,7 @@ class Gang:
 
         def done(path: str, error: str) -> None:
             with contextlib.suppress(OSError):
-                channel.write(member.replies, {"path": path, "error": error})
+                channel.write(member.replies, {"type": "built", "path": path, "error": error})
             self._tell("resume")
             self.hear_of("resume")
 
@@ -310,11 +310,8 @@ class Gang:
         def look(pids: list[int]) -> None:
             held.update(gpu_contexts.held(pids))
 
-        for pid, command in containment.kill_strays(self._keep | self._builds.pids, look):
-            with_it = f", with {held[pid]}" if pid in held else ""
-            self._leaks.append(
-                f"a process was left running and was killed: {command} (pid {pid}){with_it}"
-            )
+        strays = containment.kill_strays(self._keep | self._builds.pids, look)
+        self._leaks += left_running(strays, held)
         if self._world.device == "cuda":
             killed = [member.pid for member in self._members if member.killed]
             self._leaks += gpu_contexts.still_held(killed)
@@ -322,6 +319,28 @@ class Gang:
             self._leaks.append(
                 f"a shared-memory segment was left and was unlinked: /dev/shm/{name} ({size} bytes)"
             )
+
+
+def left_running(strays: Sequence[tuple[int, str]], held: Mapping[int, str]) -> list[str]:
+    """What is told of processes that a test left: many of one command in one sentence.
+
+    Args:
+        strays: process ids and commands.
+        held: what each held of a GPU, by process id.
+    """
+    alike: dict[tuple[str, str], list[int]] = {}
+    for pid, command in strays:
+        with_it = f", with {held[pid]}" if pid in held else ""
+        alike.setdefault((command, with_it), []).append(pid)
+    told = []
+    for (command, with_it), pids in alike.items():
+        what = "a process was left running and was killed"
+        who = f"pid {pids[0]}"
+        if len(pids) > 1:
+            what = f"{len(pids)} processes were left running and were killed"
+            who = f"pids {', '.join(map(str, pids[:3]))}{' and others' if len(pids) > 3 else ''}"
+        told.append(f"{what}: {command} ({who}){with_it}")
+    return told
 
 
 def _ends_the_test(frame: channel.Frame) -> bool:

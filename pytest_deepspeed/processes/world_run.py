@@ -71,6 +71,11 @@ class WorldRun:
         return len(self._places) == 1
 
     @property
+    def pending(self) -> list[AgentClient]:
+        """The agents that have a part in it and have not said how that ended."""
+        return list(self._pending)
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will be heard of it."""
         return not self._pending

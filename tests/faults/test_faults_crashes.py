@@ -276,3 +276,39 @@ def test_the_agent_is_killed(shown):
         "PASSED test_agent_killed.py::test_on_a_new_agent",
     ]
     assert shown.left == []
+
+
+def test_the_agent_is_stopped_for_good(inner_session, tmp_path):
+    """An agent that says nothing any more is given up, with its ranks; the next test gets a new one."""
+    session = inner_session(
+        """
+        import os, signal, time
+        import pytest, torch.distributed as dist
+        from pytest_deepspeed.processes import agent, client
+
+        client.SILENCE, agent.HEARTBEAT = 10.0, 1.0
+
+        @pytest.mark.world_size(2)
+        def test_agent_is_stopped(rank):
+            if rank == 0:
+                os.kill(os.getppid(), signal.SIGSTOP)
+            time.sleep(60)
+
+        @pytest.mark.world_size(2)
+        def test_longer_than_the_silence(rank):
+            time.sleep(12)
+            dist.barrier()
+        """
+    )
+    shown = session.test(tmp_path / "test_agent_is_stopped.py")
+    assert shown.failure.replace("within 11 s", "within 10 s") == text(
+        """
+        ERROR at setup of test_agent_is_stopped
+        the agent did not answer within 10 s, stopped by a signal: it was killed.
+        """
+    )
+    assert shown.summary == [
+        "ERROR test_agent_is_stopped.py::test_agent_is_stopped - Failed: the agent did...",
+        "PASSED test_agent_is_stopped.py::test_longer_than_the_silence",
+    ]
+    assert shown.left == []

@@ -34,6 +34,31 @@ def test_a_process_that_called_setsid(shown):
 
 @pytest.mark.inner(
     """
+    import subprocess
+    import pytest
+
+    @pytest.mark.world_size(2)
+    def test_processes(rank):
+        if rank == 0:
+            for _ in range(5):
+                subprocess.Popen(["sleep", "600"], start_new_session=True)
+    """
+)
+def test_many_processes(shown):
+    """Processes that are alike are told in one sentence: 300 warnings hide all others."""
+    told = re.sub(r"pids (\d+, ){2}\d+", "pids N, N, N", shown.warnings)
+    assert told == text(
+        """
+        test_processes.py::test_processes
+          DIR/test_processes.py:4: RankLeakWarning: 5 processes were left running and were killed: sleep 600 (pids N, N, N and others)
+            @pytest.mark.world_size(2)
+        """
+    )
+    assert shown.left == []
+
+
+@pytest.mark.inner(
+    """
     import os
     import pytest
 
