@@ -8,9 +8,10 @@ CHECKOUT is one of DeepSpeed's repository, of the release that is installed or n
 in DIR and is not run again, so that a run can be continued.
 
 "As DeepSpeed runs them" is its harness under pytest below 8.4, which it is pinned to (installed to
-DIR, beside this environment's packages), with ``DS_ACCELERATOR=cpu LOCAL_SIZE=2``. A hang should
-end its session after ``DS_UNITTEST_TIMEOUT``, 30 seconds here; where the session hangs as well, it
-is killed after 60. The tests left are run in another.
+DIR, beside this environment's packages), with ``DS_ACCELERATOR=cpu LOCAL_SIZE=2``, and with a copy
+of the ops that are compiled: ``make ops OPS="cpu_adam fused_adam deepspeed_shm_comm"`` first. A
+hang should end its session after ``DS_UNITTEST_TIMEOUT``, 30 seconds here; where the session hangs
+as well, it is killed after 60. The tests left are run in another.
 
 Expected, before it was measured: five times faster at least and ten as the aim, since a test there
 starts and imports its ranks (2.7 to 3 s on two ranks) and one here forks them (0.1 s); what a test
@@ -33,6 +34,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+from pytest_deepspeed.processes import op_cache
 
 TESTS = (
     "unit/runtime/zero",
@@ -166,7 +169,7 @@ def main() -> None:
     parser.add_argument("checkout", type=Path, help="of DeepSpeed's repository")
     parser.add_argument("tests", nargs="*", help="below its tests folder", default=[*TESTS])
     parser.add_argument("--folder", type=Path, default=Path(".deepspeed-suite"))
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     ours, theirs = _prepare(given.checkout, given.folder.absolute())
     ours.run(given.tests)
     theirs.run(given.tests)
@@ -180,6 +183,9 @@ def _prepare(checkout: Path, folder: Path) -> tuple[Harness, Harness]:
             if name == "ours":
                 with folder.joinpath(name, "tests/unit/common.py").open("a") as common:
                     common.write(_REPLACED)
+    compiled = folder / "ops"
+    if not compiled.exists():
+        shutil.copytree(op_cache.cache_dir("cpu"), compiled)
     pinned = folder / "pytest"
     if not pinned.exists():
         pip = [sys.executable, "-m", "pip", "install", "-q", f"--target={pinned}", "pytest<8.4"]
@@ -190,7 +196,13 @@ def _prepare(checkout: Path, folder: Path) -> tuple[Harness, Harness]:
             "theirs",
             folder / "theirs",
             (),
-            {"PYTHONPATH": str(pinned), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            {
+                "PYTHONPATH": str(pinned),
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                # Or its first tests would be killed while they compile, and the next wait for them.
+                "TORCH_EXTENSIONS_DIR": str(compiled),
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            },
         ),
     )
 

@@ -25,6 +25,8 @@ from pytest_deepspeed.values.world import World
 _VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT"),
+    # With it torch takes every address for that of a store that is there already.
+    "TORCHELASTIC_USE_AGENT_STORE",
 )
 
 _T = TypeVar("_T")

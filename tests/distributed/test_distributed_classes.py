@@ -1,6 +1,7 @@
 """`DistributedTest` and `DistributedFixture` as a suite of DeepSpeed's style uses them."""
 
 import os
+import socket
 from pathlib import Path
 
 import deepspeed.comm as dist
@@ -123,6 +124,16 @@ class TestWithoutEnvironment(DistributedTest):
         assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_SIZE"} & set(os.environ)
         assert not torch.distributed.is_initialized()
         assert not dist.is_initialized()
+
+    @pytest.mark.world_size(1)
+    @pytest.mark.ds_timeout(20)
+    def test_a_group_at_an_address_of_its_own(self):
+        """Protects: a test forms a group where it says, and waits for no store of ours there."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        torch.distributed.init_process_group("gloo", address, world_size=1, rank=0)
+        assert torch.distributed.is_initialized()
 
 
 class TestBackend(DistributedTest):
