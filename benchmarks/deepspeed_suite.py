@@ -212,7 +212,7 @@ def _by_test(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
     order = ("skipped", "passed", "failed", "error", "ended the session")
     found: dict[str, Outcome] = {}
     for test, outcome in outcomes.items():
-        name = re.sub(r"-?world_size_\d+", "", test).replace("[]", "")
+        name = re.sub(r"world_size_\d+-|-?world_size_\d+", "", test).replace("[]", "")
         other = found.get(name, outcome)
         worst = max(other, outcome, key=lambda o: order.index(o.outcome))
         seconds = outcome.seconds + (other.seconds if name in found else 0)
