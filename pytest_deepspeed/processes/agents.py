@@ -299,13 +299,11 @@ class Agents:
 
         At the deadline the first of those that are waited for is lost.
         """
-        asked_at = time.monotonic()
         ready = self._select(deadline)
         if not ready:
             late = waiting[0]
-            text = late.give_up(what, time.monotonic() - asked_at)
             self._forget(late)
-            return [(late, {"type": "lost", "text": text})]
+            return [(late, {"type": "lost", "text": late.give_up(what)})]
         found: list[tuple[AgentClient, Frame]] = []
         for key, _ in ready:
             if key.fd == self._ending:

@@ -63,7 +63,8 @@ class AgentClient:
         self._mark = uuid.uuid4().hex
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         self._log_from = 0
-        self._heard_at, self._patience = time.monotonic(), SILENCE
+        # When a frame last went out or came in, and how long the next may take.
+        self._last_frame_at, self._patience = time.monotonic(), SILENCE
         self._process = subprocess.Popen(
             launch.command(agent_command(sys_path)),
             stdin=subprocess.PIPE,
@@ -98,7 +99,7 @@ class AgentClient:
         Raises:
             AgentError: it is gone.
         """
-        self._heard_at = time.monotonic()
+        self._last_frame_at = time.monotonic()
         try:
             channel.write(self._commands, frame)
         except OSError:
@@ -112,7 +113,7 @@ class AgentClient:
             self.lost_at = time.monotonic()
             self._lost = f"{self.name} sent {error}.{self._log_tail()}"
             frames = [{"type": "lost", "text": self._lost}]
-        self._heard_at = time.monotonic()
+        self._last_frame_at = time.monotonic()
         for frame in frames:
             self._patience = frame.get("patience", SILENCE)
         if reader.closed and not frames:
@@ -122,7 +123,7 @@ class AgentClient:
     @property
     def silent_until(self) -> float:
         """Until when it may say nothing while it runs a world; see `SILENCE`."""
-        return self._heard_at + self._patience
+        return self._last_frame_at + self._patience
 
     def is_up(self, frame: channel.Frame) -> None:
         """It has imported and collected, and serves."""
@@ -162,15 +163,16 @@ class AgentClient:
         text = self._words().splitlines()
         return "\nIts last output:\n" + "\n".join(text[-lines:]) if text else ""
 
-    def give_up(self, what: str, seconds: float) -> str:
+    def give_up(self, what: str) -> str:
         """Ends it, since it has not done something in time; that, in words."""
+        silent = time.monotonic() - self._last_frame_at
         state = containment.state_of(self._process.pid)
         self.kill()
         self.lost_at = time.monotonic()
         stopped = ", stopped by a signal" if state.startswith("T") and not self.remote else ""
         self._lost = (
-            f"{self.name} did not {what} within {seconds:.0f} s{stopped}: it was killed."
-            f"{self._log_tail()}"
+            f"{self.name} did not {what} in time: nothing was heard of it for {silent:.0f} s"
+            f"{stopped}, and it was killed.{self._log_tail()}"
         )
         return self._lost
 

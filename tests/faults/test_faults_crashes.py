@@ -1,6 +1,8 @@
 # ruff: noqa: E501 (messages are compared as they are shown)
 """A rank that dies: named with its signal or exit code, its output kept, its peers freed."""
 
+import re
+
 import pytest
 from inner import text
 
@@ -301,10 +303,10 @@ def test_the_agent_is_stopped_for_good(inner_session, tmp_path):
         """
     )
     shown = session.test(tmp_path / "test_agent_is_stopped.py")
-    assert shown.failure.replace("within 11 s", "within 10 s") == text(
+    assert re.sub(r"for \d+ s", "for N s", shown.failure) == text(
         """
         ERROR at setup of test_agent_is_stopped
-        the agent did not answer within 10 s, stopped by a signal: it was killed.
+        the agent did not answer in time: nothing was heard of it for N s, stopped by a signal, and it was killed.
         """
     )
     assert shown.summary == [

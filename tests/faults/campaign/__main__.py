@@ -15,6 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+# What the tests that run pytest inside pytest share.
+sys.path.append(str(Path(__file__).parents[2]))
+
 import campaign_catalogue
 import campaign_controller
 import campaign_judge

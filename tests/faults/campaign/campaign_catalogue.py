@@ -114,7 +114,7 @@ RANKS = (
     Fault(
         "agent_stopped",
         "agent: SIGSTOP",
-        says=(r"the agent did not answer within \d+ s, stopped by a signal: it was killed",),
+        says=(r"nothing was heard of it for \d+ s, stopped by a signal, and it was killed",),
         late=60.0,
         every=20,
     ),

@@ -16,6 +16,7 @@ from pathlib import Path
 import campaign_plan
 import campaign_sessions as sessions
 from campaign_judge import Try
+from marked import wait_for
 
 #: Seconds that a session may take, on a machine that is busy.
 PATIENCE = 240.0
@@ -60,10 +61,8 @@ class Fault:
     every: int = 4
 
 
-def _wait(condition, seconds=PATIENCE):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
+def _wait(condition):
+    wait_for(condition, PATIENCE)
 
 
 def _agent(process, mark):

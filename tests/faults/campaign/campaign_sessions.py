@@ -10,10 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 import xml.etree.ElementTree as ET
 from pathlib import Path
+
+import inner
+from marked import processes, wait_for
 
 HERE = Path(__file__).parent
 
@@ -22,28 +24,12 @@ MARK = "CAMPAIGN_MARK"
 
 _INI = "[pytest]\naddopts = -p no:randomly -p no:asyncio -p no:cacheprovider\n"
 
-#: What an outer session tells its own processes, and these must not hear.
-_OUTER = (
-    "PYTEST_",
-    "COV_CORE_",
-    "COVERAGE_",
-    "TORCHELASTIC_",
-    "GITHUB_ACTIONS",
-    "CI",
-    "BUILD_NUMBER",
-)
-
 
 def environment(folder, mark):
     """For a session in ``folder``: what it leaves in the temporary directory lies there."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(_OUTER) or name == "PYTEST_DS_OPS_CACHE"
-    }
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    return {**kept, "COLUMNS": "80", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), MARK: mark}
+    return inner.environment(TMPDIR=str(temporary), **{MARK: mark})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +147,7 @@ def ended(folder, process, mark, before, patience):
         left.append(f"the session itself, after {patience:.0f} s")
         process.kill()
         status = process.wait()
-    _settle(lambda: not processes(mark) and segments() <= before)
+    wait_for(lambda: not processes(mark) and segments() <= before, 5)
     left += [f"process {command(pid)}" for pid in processes(mark)]
     left += [f"/dev/shm/{name}" for name in sorted(segments() - before)]
     left += [
@@ -170,23 +156,6 @@ def ended(folder, process, mark, before, patience):
         if not path.name.startswith("pytest-of-")
     ]
     return Ended(status, tuple(left), folder)
-
-
-def _settle(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-
-
-def processes(mark):
-    """The processes that have the mark in their environment."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            with contextlib.suppress(OSError):
-                if mark.encode() in path.joinpath("environ").read_bytes():
-                    found.append(int(path.name))
-    return found
 
 
 def command(pid):

@@ -63,7 +63,7 @@ def blames_another(test):
     swapped = str.maketrans("0123", "1230")
     test["text"] = test["text"].translate(swapped)
     test["message"] = test["message"].translate(swapped)
-    test["ranks"] = [[title, text.translate(swapped)] for title, text in test["ranks"]]
+    test["ranks"] = [[part.translate(swapped) for part in parts] for parts in test["ranks"]]
 
 
 def late(test):
