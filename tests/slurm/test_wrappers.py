@@ -171,7 +171,8 @@ def test_a_node_that_fails_ends_the_step(slurm):
         slurm,
         job_of_two_nodes(
             f". {SLURM}/site.sh",
-            "each_node bash -c 'test $SLURM_NODEID = 0 && sleep 600; exit 3'",
+            # `exec`, since proctrack/linuxproc misses a child that is forked while it kills.
+            "each_node bash -c 'test $SLURM_NODEID = 0 && exec sleep 600; exit 3'",
         ),
     )
 

@@ -59,14 +59,14 @@ def test_a_frame_of_10_megabytes(pipe):
     text = "0123456789" * 1_000_000
     if (pid := os.fork()) == 0:
         try:
-            channel.write(write, {"text": text})
+            channel.write(write, {"type": "text", "text": text})
         finally:
             os._exit(0)
     frames = []
     while not frames:
         frames = list(reader.read())
     os.waitpid(pid, 0)
-    assert frames == [{"text": text}]
+    assert frames == [{"type": "text", "text": text}]
 
 
 def test_the_end_of_a_pipe():
@@ -83,7 +83,7 @@ def test_the_end_of_a_pipe():
 def test_drain_does_not_wait(pipe):
     """What is there is taken, however much; nothing more is waited for while the pipe is open."""
     reader, write = pipe
-    frames = [{"number": number} for number in range(2000)]
+    frames = [{"type": "frame", "number": number} for number in range(1000)]
     for frame in frames:
         channel.write(write, frame)
     assert list(reader.drain()) == frames
