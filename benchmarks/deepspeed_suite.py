@@ -8,8 +8,8 @@ CHECKOUT is one of DeepSpeed's repository, of the release that is installed or n
 in DIR and is not run again, so that a run can be continued.
 
 "As DeepSpeed runs them" is its harness under pytest below 8.4, which it is pinned to (installed to
-DIR, beside this environment's packages), with ``DS_ACCELERATOR=cpu LOCAL_SIZE=2``, and with a copy
-of the ops that are compiled: ``make ops OPS="cpu_adam fused_adam deepspeed_shm_comm"`` first. A
+DIR, beside this environment's packages), with ``DS_ACCELERATOR=cpu LOCAL_SIZE=2``. The ops that the
+tests load are compiled first, for both, as DeepSpeed compiles them. A
 hang should end its session after ``DS_UNITTEST_TIMEOUT``, 30 seconds here; where the session hangs
 as well, it is killed after 60. The tests left are run in another.
 
@@ -35,8 +35,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_deepspeed.processes import op_cache
-
 TESTS = (
     "unit/runtime/zero",
     "unit/checkpoint",
@@ -48,6 +46,13 @@ TESTS = (
 _REPLACED = (
     "\nfrom pytest_deepspeed import DistributedFixture, DistributedTest  # noqa: E402,F401\n"
 )
+
+#: Takes seven minutes the first time, and seconds afterwards.
+_COMPILE = """
+from deepspeed.accelerator import get_accelerator
+for name in ("AsyncIOBuilder", "CPUAdamBuilder", "FusedAdamBuilder", "ShareMemCommBuilder"):
+    get_accelerator().create_op_builder(name).load(verbose=False)
+"""
 
 #: Seconds after which a test that hangs is given up, in both; and a session that then hangs.
 _TIMEOUT, _STUCK = 30, 60
@@ -183,15 +188,16 @@ def _prepare(checkout: Path, folder: Path) -> tuple[Harness, Harness]:
             if name == "ours":
                 with folder.joinpath(name, "tests/unit/common.py").open("a") as common:
                     common.write(_REPLACED)
-    compiled = folder / "ops"
-    if not compiled.exists():
-        shutil.copytree(op_cache.cache_dir("cpu"), compiled)
+    # Or the first tests would be killed while they compile, and the next wait for them: those that
+    # start an engine in pytest's own process here, and all of them there.
+    ops = {"TORCH_EXTENSIONS_DIR": str(folder / "ops"), "PATH": _path(), "DS_ACCELERATOR": "cpu"}
+    subprocess.run([sys.executable, "-c", _COMPILE], env={**os.environ, **ops}, check=True)
     pinned = folder / "pytest"
     if not pinned.exists():
         pip = [sys.executable, "-m", "pip", "install", "-q", f"--target={pinned}", "pytest<8.4"]
         subprocess.run(pip, check=True)
     return (
-        Harness("ours", folder / "ours", ("-p", "no:randomly", f"--ds-timeout={_TIMEOUT}"), {}),
+        Harness("ours", folder / "ours", ("-p", "no:randomly", f"--ds-timeout={_TIMEOUT}"), ops),
         Harness(
             "theirs",
             folder / "theirs",
@@ -199,12 +205,15 @@ def _prepare(checkout: Path, folder: Path) -> tuple[Harness, Harness]:
             {
                 "PYTHONPATH": str(pinned),
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                # Or its first tests would be killed while they compile, and the next wait for them.
-                "TORCH_EXTENSIONS_DIR": str(compiled),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                **ops,
             },
         ),
     )
+
+
+def _path() -> str:
+    """``PATH`` with this interpreter's ninja."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def _by_test(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:

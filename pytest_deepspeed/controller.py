@@ -202,12 +202,14 @@ class Controller:
         call: dict[str, Any] | None = None,
         nodes: int | None = None,
         fixture: str = "",
+        base: Path | None = None,
     ) -> tuple[WorldResult, Verdict]:
         """Runs an item, or a function in its place, on fresh ranks.
 
         Args:
             nodes: how many nodes they may be spread over; all of the session if ``None``.
             fixture: name of a distributed fixture that runs in the item's place.
+            base: temporary directory of the ranks; one of their own if ``None``.
 
         Skips the test, or fails it, where it has too few GPUs.
 
@@ -221,7 +223,7 @@ class Controller:
         try:
             with self._leased(world) as gpus, live.world(item) as progress:
                 queued = time.monotonic() - asked_at
-                base = self._basetemp(item)
+                base = base or self._basetemp(item)
                 order = Order(item.nodeid, world, base, call, progress, fixture, gpus)
                 result = self._agents.run(order, nodes)
                 result.queued = queued
@@ -263,9 +265,11 @@ class Controller:
         item.stash.setdefault(_MERGED, {}).clear()
         item.stash[_LEAKS] = []
         try:
-            passed = self._run_fixtures(item)
+            # A test finds in its `tmp_path` what its fixtures have left there.
+            base = self._basetemp(item)
+            passed = self._run_fixtures(item, base)
             if passed:
-                result, verdict = self.run(item, world)
+                result, verdict = self.run(item, world, base=base)
         except (AgentError, pytest.UsageError) as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         if passed:
@@ -274,10 +278,10 @@ class Controller:
             item.stash[_LEAKS] += result.leaks
         self._stand_for(item, "setup")
 
-    def _run_fixtures(self, item: pytest.Item) -> bool:
+    def _run_fixtures(self, item: pytest.Item, base: Path) -> bool:
         """The item's distributed fixtures, each in a world of its own, until one does not pass."""
         for name, world in distributed.fixtures_of(item):
-            result, verdict = self.run(item, world, fixture=name)
+            result, verdict = self.run(item, world, fixture=name, base=base)
             item.stash[_LEAKS] += result.leaks
             if verdict.kind != "pass":
                 again = repeat.of_fixture(item, world)

@@ -80,7 +80,8 @@ class DistributedFixture(_Ranks):
     """Base of a class that is a fixture: what it runs, runs on ranks of its own before the test.
 
     The class's name is the fixture's. `run` may take other fixtures and may skip the test; it
-    returns nothing: what the test needs of it is left in files, in ``class_tmpdir``.
+    returns nothing: what the test needs of it is left in files, in ``tmpdir`` or ``class_tmpdir``.
+    With ``world_size = None`` it is a base of fixtures of several sizes, and none itself.
 
     Source: ``DistributedFixture`` of DeepSpeed's tests/unit/common.py.
     """
@@ -96,10 +97,12 @@ class DistributedFixture(_Ranks):
 def adopt(collector: pytest.Collector, name: str, found: object) -> None:
     """Makes a fixture of a class that is a :class:`DistributedFixture`, for all below `collector`.
 
+    One whose ``world_size`` is ``None`` is a base of others and no fixture.
+
     Raises:
         pytest.UsageError: it has several world sizes.
     """
-    if not _derives(found, DistributedFixture):
+    if not _derives(found, DistributedFixture) or found.world_size is None:
         return
     if not isinstance(found.world_size, int):
         raise pytest.UsageError(

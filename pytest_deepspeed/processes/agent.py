@@ -35,7 +35,7 @@ from pytest_deepspeed.processes import (
     setting_up,
     slurm,
 )
-from pytest_deepspeed.processes.gang import Gang
+from pytest_deepspeed.processes.gang import Gang, not_started
 from pytest_deepspeed.processes.items import item_for, unknown
 from pytest_deepspeed.processes.member import Surroundings, Task
 from pytest_deepspeed.values import role
@@ -251,8 +251,12 @@ class _Agent:
         frame = self._gang.close()
         alone = self._gang.alone
         self._engines_came_up |= self._gang.used_deepspeed
+        used_ops = self._gang.used_ops
         self._gang = None
         self._send(frame)
+        # What this test's ranks have loaded, the next one's have by fork: a second for cpu_adam.
+        if self._start["engines"]:
+            self._builds.keep(used_ops)
         if alone:
             self._stores.drop()
 
@@ -332,18 +336,28 @@ class _Agent:
             self._preload_engines()
             self._settle_heap()
         place = Place(**frame["place"])
-        task = Task(World(**frame["world"]), place, item, frame, self._meet(place, frame))
         self._running = frame["run_id"]
         self._beat_at = time.monotonic() + HEARTBEAT
-        self._gang = Gang(task, self._around, self._selector, self._send, self._builds)
-        self._gang.start()
+        try:
+            address = self._meet(place, frame)
+            frame["interface"] = frame["interface"] or rendezvous.interface_to(address[0])
+            task = Task(World(**frame["world"]), place, item, frame, address)
+            gang = Gang(task, self._around, self._selector, self._send, self._builds)
+            gang.start()
+        except OSError as error:
+            self._send({"type": "refused", "text": not_started(error)})
+            return
+        self._gang = gang
 
     def _meet(self, place: Place, frame: channel.Frame) -> tuple[str, int]:
         """Where the ranks meet: a store here, of which the other nodes are told, or theirs."""
         if place.node_rank > 0:
             host, port = frame["store"]
             return host, port
-        address = self._stores.open(frame["host"])
+        host = frame["host"]
+        if host == rendezvous.LOOPBACK:
+            host = rendezvous.loopback()
+        address = self._stores.open(host)
         if place.num_nodes > 1:
             self._send({"type": "store", "address": address})
         return address

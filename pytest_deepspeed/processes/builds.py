@@ -71,6 +71,12 @@ class Builds:
             if not self._load(name):
                 self._start(name)
 
+    def keep(self, names: Iterable[str]) -> None:
+        """Loads those of some ops that are built and not loaded yet."""
+        for name in names:
+            if name not in self._loaded:
+                self._load(name)
+
     def request(self, name: str, done: Done) -> None:
         """Calls ``done`` when the op is there or its build has failed, at once where that is so."""
         path = op_cache.built(name, self._device)

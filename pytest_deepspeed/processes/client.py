@@ -112,6 +112,7 @@ class AgentClient:
         except ValueError as error:
             self.lost_at = time.monotonic()
             self._lost = f"{self.name} sent {error}.{self._log_tail()}"
+            self.kill()  # and its ranks: nobody knows what it does now
             frames = [{"type": "lost", "text": self._lost}]
         self._last_frame_at = time.monotonic()
         for frame in frames:

@@ -9,6 +9,7 @@ clock stands (`News`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import selectors
@@ -58,6 +59,7 @@ class Gang:
         self._builds = builds
         self._members: list[Member] = []
         self.used_deepspeed = False  # whether a rank has imported it
+        self.used_ops: set[str] = set()  # those that a rank has loaded
         self._shm: dict[str, int] = {}
         self._keep: set[int] = set()
         self._phase = "start-up"
@@ -83,7 +85,11 @@ class Gang:
         return all(m.exited_at is not None for m in self._members)
 
     def start(self) -> None:
-        """Starts the ranks: by fork, and by spawn where the agent must not be forked."""
+        """Starts the ranks: by fork, and by spawn where the agent must not be forked.
+
+        Raises:
+            OSError: one could not be started; none runs then. See `not_started`.
+        """
         why_not = why_not_fork()
         if why_not:
             self._send({"type": "spawning", "why": why_not})
@@ -93,15 +99,26 @@ class Gang:
         self._since = time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
-        for rank in self._task.place.ranks:
-            self._members.append(
-                Member.start(rank, self._task, self._around, self._members, fork=not why_not)
-            )
+        try:
+            for rank in self._task.place.ranks:
+                self._members.append(
+                    Member.start(rank, self._task, self._around, self._members, fork=not why_not)
+                )
+        except OSError:
+            self._undo()
+            raise
         for member in self._members:
             self._selector.register(member.events, selectors.EVENT_READ, self._on_events(member))
             self._selector.register(member.pidfd, selectors.EVENT_READ, self._on_exit(member))
             for output in (member.stdout, member.stderr):
                 output.watch(self._selector, self._forward(member.rank))
+
+    def _undo(self) -> None:
+        for member in self._members:
+            containment.kill(member.pid)
+            os.waitpid(member.pid, 0)
+            member.close()
+        self._contain()
 
     # What ranks say
 
@@ -111,7 +128,9 @@ class Gang:
                 for frame in member.events.read():
                     self._hear(member, frame)
             except ValueError as error:
-                self._kill(member, f"sent something that is no frame ({error})")
+                # It is the culprit, and not killed for another's failure.
+                member.blame = f"its agent ended it, since it sent what is {error}"
+                containment.kill(member.pid)
             if member.events.closed:
                 self._selector.unregister(member.events)
 
@@ -132,6 +151,7 @@ class Gang:
         elif kind == "finished":
             member.finished = True
             self.used_deepspeed |= frame.get("deepspeed", False)
+            self.used_ops.update(frame.get("ops", ()))
         elif kind == "report" and _ends_the_test(frame):
             self._shorten()
 
@@ -319,6 +339,17 @@ class Gang:
             self._leaks.append(
                 f"a shared-memory segment was left and was unlinked: /dev/shm/{name} ({size} bytes)"
             )
+
+
+def not_started(error: OSError) -> str:
+    """What the user is told where a rank could not be started."""
+    hint = {
+        errno.EAGAIN: ": no more processes are allowed (ulimit -u, or pids.max of the cgroup)",
+        errno.ENOMEM: ": there is no memory for another process",
+        errno.EMFILE: f": ulimit -n is {os.sysconf('SC_OPEN_MAX')}, and each rank takes a dozen",
+        errno.EADDRNOTAVAIL: ": the loopback has no address (ip addr show lo)",
+    }.get(error.errno or 0, "")
+    return f"the ranks could not be started: {error.strerror}{hint}"
 
 
 def left_running(strays: Sequence[tuple[int, str]], held: Mapping[int, str]) -> list[str]:

@@ -77,6 +77,7 @@ class Member:
     exited_at: float | None = None
     status: int | None = None
     killed: str = ""
+    blame: str = ""
     trace: str = ""
 
     @classmethod
@@ -91,42 +92,55 @@ class Member:
             around: what all worlds share.
             peers: those of its world that were started before it.
             fork: whether this process may be forked; otherwise the rank is spawned.
+
+        Raises:
+            OSError: there can be no more processes, or descriptors.
         """
-        events_read, events_write = os.pipe()
-        replies_read, replies_write = os.pipe()
-        stdout, stderr = Output.make("stdout", around.live), Output.make("stderr", around.live)
-        stack = os.memfd_create(f"stack-{rank}")
-        segments = os.memfd_create(f"segments-{rank}")
-        page = collectives.Page()
-        job = RankJob(
-            rank=rank,
-            world=task.world,
-            place=task.place,
-            interface=task.order["interface"],
-            events=events_write,
-            replies=replies_read,
-            stdout=stdout.write_fd,
-            stderr=stderr.write_fd,
-            stack=stack,
-            segments=segments,
-            page=page.fd,
-            addr=task.address[0],
-            port=task.address[1],
-            run_id=task.order["run_id"],
-            basetemp=task.order["basetemp"],
-            agent=os.getpid(),
-            threads=around.threads,
-            coverage=around.coverage,
-            progress=task.order["progress"],
-            fixture=task.order["fixture"],
-            gpus=task.order["gpus"],
-        )
-        if fork:
-            peers_fds = (fd for p in peers for fd in p.fds)
-            agents_ends = [events_read, replies_write, *peers_fds, *around.private]
-            pid = _fork(job, task.item, agents_ends)
-        else:
-            pid = spawn.start(job, around.setup, task.order)
+        # All of it is given back where there can be no process.
+        with contextlib.ExitStack() as opened:
+
+            def keep(*fds: int) -> tuple[int, ...]:
+                for fd in fds:
+                    opened.callback(os.close, fd)
+                return fds
+
+            events_read, events_write = keep(*os.pipe())
+            replies_read, replies_write = keep(*os.pipe())
+            stdout = opened.enter_context(contextlib.closing(Output.make("stdout", around.live)))
+            stderr = opened.enter_context(contextlib.closing(Output.make("stderr", around.live)))
+            (stack,) = keep(os.memfd_create(f"stack-{rank}"))
+            (segments,) = keep(os.memfd_create(f"segments-{rank}"))
+            page = opened.enter_context(contextlib.closing(collectives.Page()))
+            job = RankJob(
+                rank=rank,
+                world=task.world,
+                place=task.place,
+                interface=task.order["interface"],
+                events=events_write,
+                replies=replies_read,
+                stdout=stdout.write_fd,
+                stderr=stderr.write_fd,
+                stack=stack,
+                segments=segments,
+                page=page.fd,
+                addr=task.address[0],
+                port=task.address[1],
+                run_id=task.order["run_id"],
+                basetemp=task.order["basetemp"],
+                agent=os.getpid(),
+                threads=around.threads,
+                coverage=around.coverage,
+                progress=task.order["progress"],
+                fixture=task.order["fixture"],
+                gpus=task.order["gpus"],
+            )
+            if fork:
+                peers_fds = (fd for p in peers for fd in p.fds)
+                agents_ends = [events_read, replies_write, *peers_fds, *around.private]
+                pid = _fork(job, task.item, agents_ends)
+            else:
+                pid = spawn.start(job, around.setup, task.order)
+            opened.pop_all()
         for fd in (events_write, replies_read):
             os.close(fd)
         for output in (stdout, stderr):
@@ -176,7 +190,7 @@ class Member:
             "stderr": self.stderr.text(),
             "stack": self.trace,
             "collectives": self.page.read(),
-            "note": self._note(),
+            "note": self.blame or self._note(),
         }
 
     def _note(self) -> str:

@@ -104,8 +104,9 @@ def load_built(name: str, path: Path) -> ModuleType:
     if name in loaded:
         return loaded[name]
     pin_memory = path.parents[1] / "pin_memory" / "pin_memory.so"
-    if name == "async_io" and "pin_memory" not in loaded and pin_memory.exists():
-        # async_io takes symbols from pin_memory, which that op's own load() makes global.
+    if name == "async_io" and pin_memory.exists():
+        # async_io takes symbols from pin_memory, which that op's own load() makes global, however
+        # it got here.
         from deepspeed.ops.op_builder import PinMemoryBuilder
 
         load_built("pin_memory", pin_memory)
@@ -117,6 +118,12 @@ def load_built(name: str, path: Path) -> ModuleType:
     loader.exec_module(module)
     loaded[name] = module
     return module
+
+
+def loaded() -> list[str]:
+    """The ops that DeepSpeed has loaded in this process, or its parent had."""
+    builder = sys.modules.get("deepspeed.ops.op_builder.builder")
+    return sorted(builder.OpBuilder._loaded_ops) if builder else []
 
 
 def install_hook(request: Callable[[str], Path]) -> Callable[[], None]:

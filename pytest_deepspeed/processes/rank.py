@@ -29,6 +29,7 @@ from pytest_deepspeed.processes import (
     coverage,
     devices,
     gpu,
+    ops,
     progress,
     rendezvous,
     seeds,
@@ -129,6 +130,7 @@ def _finished() -> dict[str, Any]:
         "type": "finished",
         "at": time.monotonic(),
         "deepspeed": "deepspeed" in sys.modules,
+        "ops": ops.loaded(),
     }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 import socket
 from typing import Any, NoReturn
@@ -19,6 +20,8 @@ from typing import Any, NoReturn
 from pytest_deepspeed.processes import containment
 
 LOOPBACK = "127.0.0.1"
+
+_LOOPBACK_IPV6 = "::1"
 
 
 def listen(address: str = LOOPBACK) -> socket.socket:
@@ -28,6 +31,22 @@ def listen(address: str = LOOPBACK) -> socket.socket:
     server.bind((address, 0))
     server.listen(1024)
     return server
+
+
+@functools.cache
+def loopback() -> str:
+    """`LOOPBACK`, or ``::1`` where this machine, or its container, has IPv6 alone."""
+    with contextlib.suppress(OSError), listen(LOOPBACK):
+        return LOOPBACK
+    return _LOOPBACK_IPV6
+
+
+def interface_to(address: str) -> str:
+    """The interface that gloo must be told of for a rendezvous there; empty where it finds it.
+
+    On its own it takes the address that the host's name stands for, and then 127.0.0.1.
+    """
+    return "lo" if address == _LOOPBACK_IPV6 else ""
 
 
 class StoreServer:

@@ -212,10 +212,11 @@ class WorldRun:
         Raises:
             AgentError: it was the only one.
         """
+        # First, since of those that are told of it one may be lost as well, and tell this one.
+        pending = self._pending.pop(client, None)
         if self.alone:
             raise AgentError(why)
-        # First, since of those that are told of it one may be lost as well, and tell this one.
-        if self._pending.pop(client, None) is None:
+        if pending is None:
             return
         for number in self._places[client].ranks:
             rank = self.result.ranks[number]

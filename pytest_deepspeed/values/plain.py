@@ -27,7 +27,10 @@ def load(cls: type[T], text: str) -> T:
     Raises:
         ValueError: the text is not of that class.
     """
-    return typing.cast("T", _restore(cls, json.loads(text)))
+    try:
+        return typing.cast("T", _restore(cls, json.loads(text)))
+    except (TypeError, AttributeError, RecursionError) as error:  # a number in place of a list
+        raise ValueError(f"not a {cls.__name__}: {text[:200]}") from error
 
 
 def _restore(kind: Any, value: Any) -> Any:

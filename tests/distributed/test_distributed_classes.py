@@ -17,8 +17,8 @@ def value(request):
     return request.param
 
 
-class left_behind(DistributedFixture):  # noqa: N801 (the class's name is the fixture's)
-    world_size = 3
+class _Leaves(DistributedFixture):
+    world_size = None  # no fixture, but a base of some
 
     def run(self, value, class_tmpdir, unknown="default"):
         assert int(os.environ["WORLD_SIZE"]) == self.world_size == dist.get_world_size()
@@ -26,13 +26,18 @@ class left_behind(DistributedFixture):  # noqa: N801 (the class's name is the fi
         Path(class_tmpdir, f"{dist.get_rank()}.txt").write_text(f"{dist.get_rank()},{value}")
 
 
-class left_behind_by_one(left_behind):  # noqa: N801
+class left_behind(_Leaves):  # noqa: N801 (the class's name is the fixture's)
+    world_size = 3
+
+
+class left_behind_by_one(_Leaves):  # noqa: N801
     world_size = 1
     init_distributed = False
 
-    def run(self, tmp_path, class_tmpdir):
+    def run(self, tmp_path, tmpdir, class_tmpdir):
         assert not torch.distributed.is_initialized()
         Path(class_tmpdir, "one.txt").write_text(os.environ["WORLD_SIZE"])
+        Path(tmpdir, "own.txt").write_text(str(tmp_path))
 
 
 class skips(DistributedFixture):  # noqa: N801
@@ -100,13 +105,14 @@ class TestInherited(TestSizes):
 class TestFixtures(DistributedTest):
     world_size = 2
 
-    def test_ran_before(self, left_behind, left_behind_by_one, value, class_tmpdir):
+    def test_ran_before(self, left_behind, left_behind_by_one, value, class_tmpdir, tmp_path):
         """Protects: distributed fixtures run before the test on ranks of their own, with the test's
-        parameters, and what they leave in ``class_tmpdir`` is there.
+        parameters, and what they leave in ``class_tmpdir`` and ``tmpdir`` is there.
         """
         found = [Path(class_tmpdir, f"{rank}.txt").read_text() for rank in range(3)]
         assert found == [f"{rank},{value}" for rank in range(3)]
         assert Path(class_tmpdir, "one.txt").read_text() == "1"
+        assert tmp_path.joinpath("own.txt").read_text() == str(tmp_path)
         assert left_behind is None
 
     @pytest.mark.usefixtures("skips")

@@ -314,3 +314,47 @@ def test_the_agent_is_stopped_for_good(inner_session, tmp_path):
         "PASSED test_agent_is_stopped.py::test_longer_than_the_silence",
     ]
     assert shown.left == []
+
+
+@pytest.mark.inner(
+    """
+    import errno, os
+    from pathlib import Path
+    import pytest, torch.distributed as dist
+
+    fork, forks = os.fork, []
+
+    def fork_but_every_second():
+        forks.append(1)
+        if Path("no_more").exists() and len(forks) % 2 == 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    def test_no_more_processes():
+        Path("no_more").touch()
+
+    @pytest.mark.world_size(4)
+    def test_cannot_start():
+        dist.barrier()
+
+    def test_more_processes():
+        Path("no_more").unlink()
+
+    @pytest.mark.world_size(4)
+    def test_starts():
+        dist.barrier()
+
+    os.fork = fork_but_every_second
+    """
+)
+def test_no_more_processes(shown):
+    """A rank that cannot be forked is an error that says what to look at; the ranks before it are
+    gone, and the next test starts as ever.
+    """
+    assert shown.failure == text(
+        """
+        ERROR at setup of test_cannot_start
+        the ranks could not be started: Resource temporarily unavailable: no more processes are allowed (ulimit -u, or pids.max of the cgroup)
+        """
+    )
+    assert shown.left == []
