@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from pytest_deepspeed.options import SETTINGS
 from pytest_deepspeed.requirements import need_nvme
@@ -189,10 +190,20 @@ def test_nvme_with_lightnings_own_defaults(request, findings, session, tmp_path)
     """
     need_nvme(request.config.stash[SETTINGS], tmp_path)
 
-    assert findings("nvme_in_cpu-engagement") == [
-        "engagement of zero3-optimizer_nvme-param_nvme-fp32: 2 findings",
-        "- engagement.offload_param: first.weight should be on NVMe between steps, but is in memory (cpu): DeepSpeed keeps the first offload_param.max_in_cpu elements, 1e9 if it is not set, in CPU memory. Set it to 0.",
-        "- engagement.swap_files: swap files of parameters should have 1,281,024 bytes, but have no file.",
+    first, kept, *more = findings("nvme_in_cpu-engagement")
+    found = "1 finding" if not more else "2 findings"
+    assert first == f"engagement of zero3-optimizer_nvme-param_nvme-fp32: {found}"
+    assert kept == (
+        "- engagement.offload_param: first.weight should be on NVMe between steps, but is in memory (cpu): DeepSpeed keeps the first offload_param.max_in_cpu elements, 1e9 if it is not set, in CPU memory. Set it to 0."
+    )
+    # DeepSpeed's zero.Init hears of the dtype that Lightning gives it only where the CPU computes in
+    # fp16 (AVX512-FP16), by the precedence of `or` and `if` in its _set_dtype. Elsewhere the weights
+    # are bf16 until the engine is made: too small to be swapped before that.
+    if torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        assert more == []
+        return
+    assert more == [
+        "- engagement.swap_files: swap files of parameters should have 1,281,024 bytes, but have no file."
     ]
     assert (
         "XFAIL test_variants.py::test_variants[nvme_groups-parity] - nvme-misaligned-gradient: a"

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pytest_deepspeed.training.twin import optimizers
 from pytest_deepspeed.training.twin.optimizers import optimizer, uncovered
 
 
@@ -174,6 +175,16 @@ def test_muon_is_that_of_deepspeed(adam_w_mode):
         ),
     ],
 )
-def test_uncovered(block, reason):
+def test_uncovered(block, reason, monkeypatch):
     """Protects: what the twin cannot do is said, not done otherwise."""
+    monkeypatch.setattr(optimizers, "_has_fp16", lambda: False)
     assert uncovered(block) == reason
+
+
+def test_muon_in_fp16(monkeypatch):
+    """Protects: where DeepSpeed iterates in fp16 there is no twin, and no false alarm."""
+    monkeypatch.setattr(optimizers, "_has_fp16", lambda: True)
+    assert uncovered({"type": "Muon"}) == (
+        "the twin iterates Muon in fp32, where DeepSpeed on this CPU does in AVX512-FP16"
+    )
+    assert uncovered({"type": "AdamW"}) is None

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pytest_deepspeed.training.twin import optimizers
 from pytest_deepspeed.training.twin.reading import batch_sizes, clipping
 from pytest_deepspeed.training.twin.train import train, uncovered
 from reference_training.trap import TRAITS, Trap
@@ -174,8 +175,9 @@ def test_an_uncovered_config_is_an_error():
         ({"optimizer": None}, "the config names no optimizer"),
     ],
 )
-def test_uncovered(changes, reason):
+def test_uncovered(changes, reason, monkeypatch):
     """Protects: a skip of the parity check says why."""
+    monkeypatch.setattr(optimizers, "_has_fp16", lambda: False)
     assert uncovered(CONFIG | changes) == reason
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,21 @@ def uncovered(block: Mapping[str, Any] | None) -> str | None:
         return "the twin has no Muon with per_head_muon"
     if name == "muon" and params.get("ns_method", "gram") != "gram":
         return "the twin iterates Muon in fp32, where DeepSpeed's ns_method 'standard' does in bf16"
+    if name == "muon" and _has_fp16():
+        return "the twin iterates Muon in fp32, where DeepSpeed on this CPU does in AVX512-FP16"
     return None
+
+
+@functools.cache
+def _has_fp16() -> bool:
+    """Whether DeepSpeed's CPU accelerator computes in fp16, in which Muon iterates where it can.
+
+    Source: ``is_fp16_supported`` of deepspeed/accelerator/cpu_accelerator.py asks oneDNN, and that
+    the processor; ``ns_compute_dtype`` of deepspeed/runtime/zero/muon/original_muon.py.
+    """
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 def optimizer(block: Mapping[str, Any], names: Mapping[Any, str], groups: list[Any]) -> Any:
