@@ -208,6 +208,13 @@ class Cluster:
             if _is_slurmd(line):
                 os.kill(pid, signal.SIGKILL)
 
+    def restart_controller(self):
+        """Kills slurmctld, and starts it again from the state that it has saved."""
+        for pid, line in self._controller.processes().items():
+            if "slurmctld" in line:
+                os.kill(pid, signal.SIGKILL)
+        self._controller.start(which("slurmctld"), "-D")
+
     def restart_node(self, name):
         """Starts a node with nothing on it but its slurmd; kills what was left of it."""
         if name in self._machines:

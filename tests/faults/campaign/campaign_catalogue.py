@@ -6,6 +6,9 @@ business, the test passes.
 """
 
 import dataclasses
+import os
+
+import campaign_strikes
 
 PASSES, FAILS = "passes", "fails"
 
@@ -49,6 +52,14 @@ def _killed(name, what, how):
     )
 
 
+def _of_group_memory():
+    if os.access(campaign_strikes.MEMORY_GROUPS / "cgroup.procs", os.W_OK):
+        yield dataclasses.replace(
+            _killed("out_of_group_memory", "rank: out of memory (cgroup)", "was killed by SIGKILL"),
+            at_a_step=True,
+        )
+
+
 _AGENT_KILLED = "the agent that forks the ranks was killed by SIGKILL"
 
 #: Struck inside a session, which goes on: many in one session.
@@ -80,6 +91,9 @@ RANKS = (
         says=(r"allocate memory|not enough memory|MemoryError", r"^rank {rank}: failed first"),
         at_a_step=True,
     ),
+    *_of_group_memory(),
+    Fault("late", "rank: 30 s late", PASSES, at_a_step=True, late=1.0, every=5),
+    Fault("port_taken", "rank: another takes MASTER_PORT", PASSES),
     Fault(
         "children",
         "rank: 300 children left",
@@ -110,6 +124,25 @@ RANKS = (
     Fault("dtype", "rank: default dtype", PASSES, at_a_step=True),
     Fault("seed", "rank: seeds", PASSES, at_a_step=True),
     Fault("agent_sigkill", "agent: SIGKILL while ranks run", says=(_AGENT_KILLED,)),
+    Fault(
+        "agent_garbage",
+        "agent: garbage in place of a frame",
+        says=(r"the agent sent not a frame: b'Segmentation fault \(core dumped\)'",),
+    ),
+    Fault(
+        "agent_cut_frame",
+        "agent: a frame cut in half",
+        says=(r"the agent sent not a frame: b'\{\"type\": \"finished\", \"text\": \"",),
+    ),
+    Fault("agent_huge_frame", "agent: an unknown frame of 100 MB", PASSES, at_a_step=True),
+    Fault(
+        "garbage",
+        "rank: garbage in place of a frame",
+        says=(
+            r"^E   rank {rank} was killed by .*: .* it sent what is not a frame: b'Segmentation",
+        ),
+        at_a_step=True,
+    ),
     Fault("agent_slow", "agent: answers a second late", PASSES),
     Fault(
         "agent_stopped",

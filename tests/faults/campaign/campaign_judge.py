@@ -64,16 +64,16 @@ def _unexpected(tests, expected):
         test = tests.get(name)
         outcome = test["outcome"] if test else "not in the report"
         if outcome != ("passed" if verdict == PASSES else "failed"):
-            found.append(f"{name}: {outcome}: {_text(test)[-1500:] if test else ''}")
+            found.append(f"{name}: {outcome}: {text_of(test)[-1500:] if test else ''}")
     return found
 
 
 def _victim(entry, seed, name, test, output):
     fault = BY_NAME[entry["fault"]]
-    text = _text(test) if fault.verdict == FAILS else _warnings_of(name, output)
+    text = text_of(test) if fault.verdict == FAILS else _warnings_of(name, output)
     wrong = []
     if (test["outcome"] == "passed") != (fault.verdict == PASSES) or test["outcome"] == "skipped":
-        wrong.append(f"{test['outcome']}: {_text(test)[-1500:]}")
+        wrong.append(f"{test['outcome']}: {text_of(test)[-1500:]}")
     for says in fault.says:
         pattern = says.replace("{rank}", str(entry["rank"]))
         if not re.search(pattern, text, re.MULTILINE):
@@ -88,7 +88,8 @@ def _victim(entry, seed, name, test, output):
     return Try(fault.name, seed, name, seconds, tuple(wrong))
 
 
-def _text(test):
+def text_of(test):
+    """All that a report shows of a test."""
     parts = [test["message"], test["text"]]
     parts += [f"{title}\n{text}" for title, text in [*test["ranks"], *test["sections"]]]
     return "\n".join(parts)

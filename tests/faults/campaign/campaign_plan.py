@@ -7,7 +7,7 @@ from campaign_catalogue import RANKS
 #: Seconds from a test's first meeting of ranks in which a fault may strike; they meet for 0.45 s.
 WINDOW = 0.4
 
-#: Meetings of a test; see `campaign_victims`.
+#: Meetings of a test; see `campaign_meetings`.
 STEPS = 45
 
 

@@ -15,12 +15,21 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import inner
+from campaign_strikes import MEMORY_GROUPS
 from marked import processes, wait_for
 
 HERE = Path(__file__).parent
 
 #: What all processes of a session have in their environment, and its files in their name.
 MARK = "CAMPAIGN_MARK"
+
+#: Runs a session with a /dev/shm of its own, so that it can be told what it leaves there, however
+#: many others run; root may.
+OWN_SHM = (
+    ("unshare", "--mount", "sh", "-c", 'mount --bind shm /dev/shm && exec "$@"', "sh")
+    if os.geteuid() == 0 and shutil.which("unshare")
+    else ()
+)
 
 _INI = "[pytest]\naddopts = -p no:randomly -p no:asyncio -p no:cacheprovider\n"
 
@@ -85,38 +94,45 @@ def _parse_html(text):
         raise ValueError("it does not end")
 
 
-def write(folder, plan):
-    """The files of a session with this plan."""
+def write(folder, plan, source="campaign_victims.py"):
+    """The files of a session with this plan, or with other tests."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     folder.joinpath("pytest.ini").write_text(_INI)
     folder.joinpath("plan.json").write_text(json.dumps(plan, indent=1))
-    shutil.copy(HERE / "campaign_victims.py", folder / "test_victims.py")
-    shutil.copy(HERE / "campaign_strikes.py", folder)
+    shutil.copy(HERE / source, folder / "test_victims.py")
+    for name in ("campaign_strikes.py", "campaign_meetings.py"):
+        shutil.copy(HERE / name, folder)
 
 
-REPORTS = (
-    "--junitxml=junit.xml",
-    *(f"--ds-report=report.{kind}" for kind in ("json", "html", "md")),
-)
+def reports(folder="."):
+    """Arguments for all kinds; pytest's own stays, since pytest dies of a full disk."""
+    return (
+        "--junitxml=junit.xml",
+        *(f"--ds-report={folder}/report.{kind}" for kind in ("json", "html", "md")),
+    )
 
 
 @contextlib.contextmanager
-def session(folder, *arguments, prefix=(), prepare=None):
+def session(folder, *arguments, prefix=(), prepare=None, more=None):
     """A session under way in ``folder``: its process and its mark; nothing of it outlives this.
 
     Args:
         arguments: of pytest.
         prefix: a command that runs it.
         prepare: called in its process before it begins.
+        more: variables for its environment.
     """
     mark = f"campaign_{uuid.uuid4().hex}"
     command = [*prefix, sys.executable, "-m", "pytest", *arguments]
+    if OWN_SHM:
+        folder.joinpath("shm").mkdir(exist_ok=True)
+        command = [*OWN_SHM, *command]
     with folder.joinpath("output").open("wb") as output:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(folder, mark),
+            env=environment(folder, mark) | (more or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -147,13 +163,21 @@ def ended(folder, process, mark, before, patience):
         left.append(f"the session itself, after {patience:.0f} s")
         process.kill()
         status = process.wait()
-    wait_for(lambda: not processes(mark) and segments() <= before, 5)
+
+    def left_segments():
+        return set(os.listdir(folder / "shm")) if OWN_SHM else segments() - before
+
+    wait_for(lambda: not processes(mark) and not left_segments(), 5)
+    for group in MEMORY_GROUPS.glob("campaign-*"):
+        with contextlib.suppress(OSError):  # of a campaign beside this one
+            group.rmdir()
     left += [f"process {command(pid)}" for pid in processes(mark)]
-    left += [f"/dev/shm/{name}" for name in sorted(segments() - before)]
+    left += [f"/dev/shm/{name}" for name in sorted(left_segments())]
     left += [
         f"{path.name} in the temporary directory"
         for path in folder.joinpath("tmp").iterdir()
-        if not path.name.startswith("pytest-of-")
+        # That of pytest, and torch's own cache.
+        if not path.name.startswith(("pytest-of-", "torchinductor_"))
     ]
     return Ended(status, tuple(left), folder)
 

@@ -3,12 +3,15 @@
 Copied beside the victims, so it knows nothing of the campaign.
 """
 
+import contextlib
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -63,6 +66,39 @@ def out_of_memory():
     """No more address space than there is in use."""
     resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
     torch.ones(1 << 28)
+
+
+#: Groups of processes whose memory the kernel can limit (version 1 of cgroups).
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+def out_of_group_memory():
+    """More memory than its cgroup may have: the kernel's OOM killer itself."""
+    group = MEMORY_GROUPS / f"campaign-{os.getpid()}"
+    group.mkdir()
+    group.joinpath("memory.limit_in_bytes").write_text(str(1 << 26))
+    group.joinpath("cgroup.procs").write_text(str(os.getpid()))
+    torch.ones(1 << 28)
+
+
+def late():
+    """It comes half a minute after the others."""
+    time.sleep(30)
+
+
+def port_taken():
+    """Another process wants the port where the ranks meet, and each that is free beside it."""
+    port = int(os.environ["MASTER_PORT"])
+    taken = []
+    for number in range(port - 50, port + 50):
+        other = socket.socket()
+        try:
+            other.bind((os.environ["MASTER_ADDR"], number))
+            other.listen()
+            taken.append(number)
+        except OSError:
+            other.close()
+    assert port not in taken
 
 
 def children():
@@ -157,6 +193,48 @@ def agent_slow():
 def agent_stopped():
     """It answers nobody any more."""
     os.kill(os.getppid(), signal.SIGSTOP)
+
+
+def agent_garbage():
+    """Something on its line to pytest that is no frame."""
+    _write_to(os.getppid(), b"Segmentation fault (core dumped)\n\xff\x00\n")
+
+
+def agent_cut_frame():
+    """Half a frame on its line to pytest, before the next one."""
+    _write_to(os.getppid(), b'{"type": "finished", "text": "')
+
+
+def agent_huge_frame():
+    """A frame of 100 MB of a type that nobody knows, as a newer version may send one."""
+    agent = os.getppid()
+    os.kill(agent, signal.SIGSTOP)  # or frames of its own would come in between
+    _write_to(agent, b'{"type": "unheard-of", "text": "' + b"x" * 100_000_000 + b'"}\n')
+    os.kill(agent, signal.SIGCONT)
+
+
+def garbage():
+    """Something on a rank's line to its agent that is no frame."""
+    _write_to(os.getpid(), b"Segmentation fault (core dumped)\n")
+
+
+def _write_to(pid, data):
+    """Writes to the line of a process: the first pipe that it writes to, and does not read."""
+    read, written = set(), {}
+    for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
+        with contextlib.suppress(OSError):  # that of this listing is gone
+            pipe = os.readlink(f"/proc/{pid}/fd/{fd}")
+            info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+            mode = int(re.search(r"flags:\t(\d+)", info)[1], 8) & os.O_ACCMODE
+            if pipe.startswith("pipe:") and fd > 2 and mode == os.O_WRONLY:
+                written[pipe] = fd
+            elif mode == os.O_RDONLY:
+                read.add(pipe)
+    line = min(fd for pipe, fd in written.items() if pipe not in read)
+    with Path(f"/proc/{pid}/fd/{line}").open("wb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
 
 
 def state():

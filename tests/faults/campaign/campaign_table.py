@@ -5,8 +5,6 @@ import dataclasses
 import json
 import statistics
 
-import campaign_catalogue
-import campaign_controller
 import campaign_judge
 
 
@@ -29,7 +27,8 @@ class Log:
 
     def next_seed(self):
         """That of the last round that was begun, since it may have been cut off; 0 at first."""
-        return max((line["seed"] for line in self.lines()), default=0)
+        sessions = [line for line in self.lines() if line.get("session", "soak") != "soak"]
+        return max((line["seed"] for line in sessions), default=0)
 
     def has(self, kind, seed):
         """Whether a session has been run."""
@@ -48,14 +47,14 @@ class Log:
             print(f"WRONG in session {kind} (seed {seed}): {text}", flush=True)
 
 
-def table(tries):
-    """The lines of a Markdown table: a row for each fault."""
+def table(tries, faults):
+    """The lines of a Markdown table: a row for each of the faults that was tried."""
     by_fault = collections.defaultdict(list)
     for each in tries:
         by_fault[each.fault].append(each)
     yield "| fault | tries | right | median s | worst s | left behind |"
     yield "|---|---|---|---|---|---|"
-    for fault in (*campaign_catalogue.RANKS, *campaign_controller.FAULTS):
+    for fault in faults:
         of = by_fault.get(fault.name, [])
         if not of:
             continue

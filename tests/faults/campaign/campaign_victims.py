@@ -6,20 +6,15 @@ victims stands a control, which finds everything as it was before the first of t
 
 import json
 import os
-import threading
-import time
 from pathlib import Path
 
 import campaign_strikes
 import pytest
-import torch
 import torch.distributed as dist
+from campaign_meetings import Meetings
 
 HERE = Path(__file__).parent
 PLAN = json.loads(HERE.joinpath("plan.json").read_text())
-
-#: Meetings of the ranks in each of set-up, body and teardown; seconds between two.
-MEETINGS, PAUSE = 15, 0.01
 
 
 def _case(entry):
@@ -27,31 +22,10 @@ def _case(entry):
     return pytest.param(entry, id=entry["id"], marks=marks)
 
 
-class _Meetings:
-    """What the ranks of a test do, and when its fault strikes one of them."""
-
-    def __init__(self, entry, rank):
-        self.strike = getattr(campaign_strikes, entry["fault"]) if entry["rank"] == rank else None
-        self.step, self.count = entry["step"], 0
-        if self.strike and self.step is None:
-            threading.Timer(entry["moment"], self.strike).start()
-
-    def hold(self):
-        """Computes a little and waits for the others, some times over."""
-        for _ in range(MEETINGS):
-            if self.strike and self.count == self.step:
-                self.strike()
-            self.count += 1
-            time.sleep(PAUSE)
-            ones = torch.ones(64, dtype=torch.float32)
-            dist.all_reduce(ones)
-            assert ones.sum() == 64 * dist.get_world_size()
-
-
 @pytest.fixture
 def meetings(entry, rank):
     """Ranks meet in the set-up and in the teardown as well."""
-    meetings = _Meetings(entry, rank)
+    meetings = Meetings(entry, rank)
     meetings.hold()
     yield meetings
     meetings.hold()
@@ -62,7 +36,8 @@ def test_case(entry, meetings, rank):
     """A victim, or a control."""
     meetings.hold()
     if not entry["fault"]:
-        known = HERE / f"clean-{rank}.json"
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # which has an environment of its own
+        known = HERE / f"clean-{worker}{rank}.json"
         state = campaign_strikes.state()
         if not known.exists():
             known.write_text(json.dumps(state))

@@ -3,19 +3,24 @@
 import dataclasses
 import json
 
-import campaign_catalogue
 import campaign_controller
 import campaign_judge
+import campaign_ops
 import campaign_plan
 import campaign_sessions
+import campaign_slurm
+import campaign_storage
 import campaign_strikes
+import campaign_struck
 import campaign_table
 import pytest
 from campaign_catalogue import BY_NAME, RANKS
 from campaign_judge import Try
 
 #: What takes longer than a session of all others, or a gigabyte: `make faults` has it.
-LONG = ("agent_stopped", "flood")
+LONG = ("agent_stopped", "flood", "late")
+
+SECRET = "correct horse battery staple"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,9 @@ def struck(tmp_path_factory):
     plan = campaign_plan.victims(seed=0, number=len(names), names=names)
     campaign_sessions.write(folder, plan)
     before = campaign_sessions.segments()
-    with campaign_sessions.session(folder, *campaign_sessions.REPORTS) as (process, mark):
+    more = {"AWS_SECRET_ACCESS_KEY": SECRET}
+    reports = campaign_sessions.reports()
+    with campaign_sessions.session(folder, *reports, more=more) as (process, mark):
         return campaign_sessions.ended(folder, process, mark, before, 900), plan
 
 
@@ -40,6 +47,18 @@ def test_each_fault_once(struck):
     assert others == []
     assert [each for each in tries if each.wrong or each.left] == []
     assert {each.fault for each in tries} == {fault.name for fault in RANKS} - {*LONG}
+
+
+def test_no_report_tells_the_environment(struck):
+    """Protects: a secret in the environment of a session is in nothing that it writes, whatever
+    has happened to its ranks and its agent.
+    """
+    ended, _ = struck
+
+    names = ("output", "junit.xml", "report.html", "report.json", "report.md")
+    told = {name: ended.folder.joinpath(name).read_text(errors="replace") for name in names}
+
+    assert [name for name, text in told.items() if SECRET in text] == []
 
 
 def changed(ended, folder, change):
@@ -93,11 +112,32 @@ def test_what_is_left_is_seen(struck):
     assert [each.left for each in tries if each.left] == [("process sleep 600",)]
 
 
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        (campaign_controller, "two_sessions"),
+        (campaign_ops, "op_build_killed"),
+        (campaign_storage, "nvme_removed"),
+    ],
+    ids=["controller", "ops", "storage"],
+)
+def test_a_session_that_is_struck(tmp_path, group, name):
+    """Protects: what strikes a session as a whole, or what it works with, is told; nothing is left.
+
+    One of each kind; `make faults` has the others.
+    """
+    (fault,) = [fault for fault in group.FAULTS if fault.name == name]
+
+    done = campaign_struck.run(fault, 0, tmp_path / "session")
+
+    assert (done.wrong, done.left) == ((), ())
+
+
 def test_a_seed_decides_all():
     """Protects: a round can be repeated: moments, ranks and order come from its seed alone."""
     names = [fault.name for fault in RANKS]
 
-    first, again, other = (campaign_plan.victims(seed, 30, names) for seed in (3, 3, 4))
+    first, again, other = (campaign_plan.victims(seed, 60, names) for seed in (3, 3, 4))
 
     assert first == again
     assert first != other
@@ -112,7 +152,7 @@ def test_table():
         Try("sigkill", 2, "a", 0.7, (), ("process sleep",)),
     ]
 
-    assert list(campaign_table.table(tries)) == [
+    assert list(campaign_table.table(tries, RANKS)) == [
         "| fault | tries | right | median s | worst s | left behind |",
         "|---|---|---|---|---|---|",
         f"| {BY_NAME['sigkill'].what} | 3 | 2 | 0.7 | 1.5 | 1 |",
@@ -122,7 +162,8 @@ def test_table():
 
 def test_each_fault_is_one():
     """Protects: names are told apart, and each stands for something that is done."""
-    names = [fault.name for fault in (*campaign_catalogue.RANKS, *campaign_controller.FAULTS)]
+    groups = (campaign_controller, campaign_ops, campaign_slurm, campaign_storage)
+    names = [fault.name for fault in (*RANKS, *(f for group in groups for f in group.FAULTS))]
 
     assert len(set(names)) == len(names)
     assert all(callable(getattr(campaign_strikes, fault.name)) for fault in RANKS)
