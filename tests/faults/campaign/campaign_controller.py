@@ -35,20 +35,23 @@ def _agent(process, mark):
 
 
 def _kill_agent(process, mark):
+    """Whether it was there to be killed."""
     with contextlib.suppress(ProcessLookupError, TypeError):
         os.kill(_agent(process, mark), signal.SIGKILL)
+        return True
+    return False
 
 
 def _agent_at_start(process, mark, folder, choice):
     _wait(lambda: _agent(process, mark) or process.poll() is not None)
-    time.sleep(choice.uniform(0, 5))
-    _kill_agent(process, mark)
+    time.sleep(choice.uniform(0, 2))
+    return _kill_agent(process, mark) and not folder.joinpath("clean-1.json").exists()
 
 
 def _agent_between_tests(process, mark, folder, choice):
     _wait(lambda: folder.joinpath("clean-1.json").exists() or process.poll() is not None)
     time.sleep(choice.uniform(0, 1))
-    _kill_agent(process, mark)
+    return _kill_agent(process, mark)
 
 
 def _signal(number, times=1):

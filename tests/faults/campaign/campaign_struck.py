@@ -57,7 +57,7 @@ class Fault:
     Attributes:
         name, what: as in `campaign_catalogue`.
         strike: what happens to the running session; it gets the controller's process, the mark, its
-            directory, and where moments are drawn from.
+            directory, and where moments are drawn from, and returns ``False`` where it came late.
         statuses: exit statuses that are right.
         says: what the session's output or a test's failure must say, any of them; nothing if empty.
         harmed: how many tests may be errors for it.
@@ -144,7 +144,7 @@ def run(fault, seed, folder):
     """Makes it happen once.
 
     Returns:
-        the `Try`; ``None`` where this machine has not what it takes.
+        the `Try`; ``None`` where this machine has not what it takes, or the strike came too late.
     """
     if fault.inside is None:
         return None
@@ -153,9 +153,9 @@ def run(fault, seed, folder):
     with contextlib.ExitStack() as stack:
         folders = [folder / str(i) for i in range(fault.copies)] if fault.copies > 1 else [folder]
         running = [stack.enter_context(_session(fault, each, choice)) for each in folders]
-        began = time.monotonic()
+        began, missed = time.monotonic(), False
         if fault.strike is not None:
-            fault.strike(*running[0], folders[0], choice)
+            missed = fault.strike(*running[0], folders[0], choice) is False
             began = time.monotonic()
         patience = PROMPT if fault.ends else PATIENCE * fault.copies
         ended = [
@@ -164,6 +164,8 @@ def run(fault, seed, folder):
         ]
     seconds = time.monotonic() - began
     wait_for(_no_group, 5)
+    if missed:
+        return None
     wrong = tuple(text for each in ended for text in _wrong(fault, each))
     left = [text for each in ended for text in each.left]
     if fault.scene is not None:
