@@ -51,6 +51,18 @@ def ended(*ranks, hang="", hang_at=0.0):
     return {"type": "ended", "hang": hang, "hang_at": hang_at, "leaks": [], "ranks": list(ranks)}
 
 
+def test_a_lone_agent_that_is_lost(nodes):
+    """Protects: nothing more is waited for; the verdict came 15 s late after an agent's garbage."""
+    order = Order("test_a.py::test_b", World(1), Path("/tmp"), None)
+    run = WorldRun(order, nodes[:1], Network("", ("",)))
+    run.begin()
+
+    with pytest.raises(AgentError, match=r"^it is gone$"):
+        run.hear(nodes[0], {"type": "lost", "text": "it is gone"})
+
+    assert run.ended
+
+
 def test_all_ready_is_told_once(run, nodes):
     """Protects: frames grow as the number of nodes and not as its square, and none begins early."""
     for node in nodes[:-1]:

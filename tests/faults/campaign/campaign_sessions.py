@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import html.parser
 import json
 import os
@@ -23,11 +24,21 @@ HERE = Path(__file__).parent
 #: What all processes of a session have in their environment, and its files in their name.
 MARK = "CAMPAIGN_MARK"
 
+
+@functools.cache
+def can_unshare(*flags):
+    """Whether a command can have namespaces of its own: root can, but not in every container."""
+    if shutil.which("unshare") is None:
+        return False
+    tried = subprocess.run(["unshare", *flags, "true"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
 #: Runs a session with a /dev/shm of its own, so that it can be told what it leaves there, however
 #: many others run; root may.
 OWN_SHM = (
     ("unshare", "--mount", "sh", "-c", 'mount --bind shm /dev/shm && exec "$@"', "sh")
-    if os.geteuid() == 0 and shutil.which("unshare")
+    if can_unshare("--mount")
     else ()
 )
 
