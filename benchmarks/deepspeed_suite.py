@@ -9,9 +9,9 @@ in DIR and is not run again, so that a run can be continued.
 
 "As DeepSpeed runs them" is its harness under pytest below 8.4, which it is pinned to (installed to
 DIR, beside this environment's packages), with ``DS_ACCELERATOR=cpu LOCAL_SIZE=2``. The ops that the
-tests load are compiled first, for both, as DeepSpeed compiles them. A
-hang should end its session after ``DS_UNITTEST_TIMEOUT``, 30 seconds here; where the session hangs
-as well, it is killed after 60. The tests left are run in another.
+tests load are compiled first, for both, as DeepSpeed compiles them. A hang should end its session
+after ``DS_UNITTEST_TIMEOUT``, 30 seconds here; where the session hangs as well, it is killed after
+60. The tests left are run in another.
 
 Expected, before it was measured: five times faster at least and ten as the aim, since a test there
 starts and imports its ranks (2.7 to 3 s on two ranks) and one here forks them (0.1 s); what a test

@@ -140,6 +140,7 @@ class Member:
                 pid = _fork(job, task.item, agents_ends)
             else:
                 pid = spawn.start(job, around.setup, task.order)
+            (pidfd,) = keep(os.pidfd_open(pid))
             opened.pop_all()
         for fd in (events_write, replies_read):
             os.close(fd)
@@ -148,7 +149,7 @@ class Member:
         return cls(
             rank=rank,
             pid=pid,
-            pidfd=os.pidfd_open(pid),
+            pidfd=pidfd,
             events=channel.FrameReader(events_read),
             replies=replies_write,
             stdout=stdout,

@@ -185,9 +185,7 @@ def test_a_checkpoint_that_loses_something(findings):
 
 
 def test_nvme_with_lightnings_own_defaults(request, findings, session, tmp_path):
-    """Protects: parameters that max_in_cpu keeps in memory are found, with what to set; the known
-    fault of DeepSpeed that one group for all meets is told as such.
-    """
+    """Protects: parameters that max_in_cpu keeps in memory are found, with what to set."""
     need_nvme(request.config.stash[SETTINGS], tmp_path)
 
     first, kept, *more = findings("nvme_in_cpu-engagement")
@@ -199,17 +197,23 @@ def test_nvme_with_lightnings_own_defaults(request, findings, session, tmp_path)
     # DeepSpeed's zero.Init hears of the dtype that Lightning gives it only where the CPU computes in
     # fp16 (AVX512-FP16), by the precedence of `or` and `if` in its _set_dtype. Elsewhere the weights
     # are bf16 until the engine is made: too small to be swapped before that.
-    if torch.ops.mkldnn._is_mkldnn_fp16_supported():
-        assert more == []
-        return
-    assert more == [
-        "- engagement.swap_files: swap files of parameters should have 1,281,024 bytes, but have no file."
-    ]
-    assert (
-        "XFAIL test_variants.py::test_variants[nvme_groups-parity] - nvme-misaligned-gradient: a"
-        " swapped gradient that does not start at a multiple of 1 KiB of its sub-group is applied"
-        " wrongly"
-    ) in session.section("short test summary info")
+    no_file = "- engagement.swap_files: swap files of parameters should have 1,281,024 bytes, but have no file."
+    assert more == ([] if torch.ops.mkldnn._is_mkldnn_fp16_supported() else [no_file])
+
+
+def test_a_known_fault_of_swapping(request, session, tmp_path):
+    """Protects: where the known fault shows that one group for all meets, it is told as such.
+
+    On one machine of two DeepSpeed trained right, to 1.3e-5 of the twin, with the same versions.
+    """
+    need_nvme(request.config.stash[SETTINGS], tmp_path)
+
+    if outcome(session, "nvme_groups-parity") != "PASSED":
+        assert (
+            "XFAIL test_variants.py::test_variants[nvme_groups-parity] - nvme-misaligned-gradient: a"
+            " swapped gradient that does not start at a multiple of 1 KiB of its sub-group is applied"
+            " wrongly"
+        ) in session.section("short test summary info")
 
 
 def test_what_was_changed_is_said(session):
