@@ -324,9 +324,9 @@ def test_the_agent_is_stopped_for_good(inner_session, tmp_path):
 
     fork, forks = os.fork, []
 
-    def fork_but_every_second():
-        forks.append(1)
-        if Path("no_more").exists() and len(forks) % 2 == 0:
+    def fork_but_the_third():
+        forks.extend([1] * Path("no_more").exists())
+        if len(forks) == 3 and Path("no_more").exists():
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return fork()
 
@@ -344,7 +344,7 @@ def test_the_agent_is_stopped_for_good(inner_session, tmp_path):
     def test_starts():
         dist.barrier()
 
-    os.fork = fork_but_every_second
+    os.fork = fork_but_the_third
     """
 )
 def test_no_more_processes(shown):
